@@ -1,4 +1,4 @@
-"""Long-tail methods: what a recipe is, and one file per paper."""
+"""Long-tail methods, one file per paper, and the definition of a recipe."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from sharpness.renamed import renamed_names
 
 
 def build_recipe(method: str, longtail: LongTail, **options: Any) -> Recipe:
-    """The recipe of a method for a data set; ``options`` are those of the method's own ``recipe`` function.
+    """Build the recipe of a method for a data set; ``options`` are passed to the method's ``recipe`` function.
 
     Raises:
-        UserError: unknown method or option; the message lists what there is.
+        UserError: unknown method or option; the message lists the valid ones.
     """
     return recipe_of(METHODS.choose(method), method, longtail, **options)
 
 
 def recipe_of(function: Callable[..., Recipe], method: str, longtail: LongTail, **options: Any) -> Recipe:
-    """The recipe that the function of a method makes.
+    """Call the ``recipe`` function of a method.
 
     Raises:
-        UserError: an unknown option, or a function that returns no recipe.
+        UserError: an unknown option, or a function that does not return a recipe.
     """
     known = [name for name in inspect.signature(function).parameters if name != "longtail"]
     for name in options:
@@ -41,7 +41,7 @@ def recipe_of(function: Callable[..., Recipe], method: str, longtail: LongTail, 
     return at_large_scale(recipe, longtail, options)
 
 
-if not TYPE_CHECKING:  # which would take any name for one of this module
+if not TYPE_CHECKING:  # a type checker would accept any name of a module with __getattr__
     __getattr__ = renamed_names(
         __name__, LABELS=("METHODS.label(name)", lambda: {known: METHODS.label(known) for known in METHODS})
     )

@@ -28,7 +28,7 @@ class BalancedSoftmax(Loss):
 
     .. math:: \ell = -\log \frac{n_y e^{u_y}}{\sum_c n_c e^{u_c}}
 
-    The network returns u, whose softmax is the posterior under classes of equal size; a test takes u as it is.
+    The network returns u, whose softmax is the posterior for classes of equal size; tests use u without log n.
     """
 
     capturable = True
@@ -42,7 +42,7 @@ class BalancedSoftmax(Loss):
 def epochs_of(iterations: int, num_samples: int) -> int:
     """Convert published steps of 512 images to epochs, at least 1.
 
-    An epoch of a small set counts as ten steps, because a run halves its batches until there are as many.
+    An epoch of a small data set counts as ten steps, because a run halves its batch size until an epoch has ten.
 
     >>> epochs_of(13_000, 12_406), epochs_of(2_000, 12_406), epochs_of(13_000, 380)
     (520, 80, 1300)
@@ -54,11 +54,11 @@ def recipe(longtail: LongTail, decoupled: bool = False) -> Recipe:
     """13 000 steps of 512 images: learning rate 0.05, warmed up to 0.1 over 800 steps, then a cosine.
 
     Args:
-        decoupled: the backbone of plain cross-entropy by the same schedule, then frozen, and 2 000 steps of a new
-            classifier with Balanced Softmax.
+        decoupled: train the backbone with plain cross-entropy and the same schedule, then freeze it and train a new
+            classifier with Balanced Softmax for 2 000 steps.
     """
     num_samples = longtail.total
-    # Published in steps, not in epochs: a data set of another size takes as many steps, hence other epochs.
+    # Published in steps, not in epochs: a data set of another size is trained for the same number of steps.
     schedule = WarmupCosine(WARMUP_ITERATIONS / ITERATIONS, start=0.5)
     first = Stage(
         "cross-entropy" if decoupled else "Balanced Softmax",

@@ -9,12 +9,12 @@ from typing import Any
 from sharpness.data import augmentation_label
 from sharpness.methods.recipe import Stage
 
-#: Values of ``Stage.trainable`` and ``Stage.helper`` that are not names of something.
+#: Descriptions of values of ``Stage.trainable`` and ``Stage.helper`` that do not describe themselves.
 WORDS = {"all": "all parameters", "previous": "what the stages before have trained, frozen; a fresh network learns"}
 
 
 def formula(part: Any) -> str:
-    """A loss or a rule with all its hyper-parameters, and its formula: the first sentence of its documentation.
+    """Describe a loss or a rule by its hyper-parameters and its formula, the first sentence of its docstring.
 
     >>> from sharpness.methods.focal import Focal
     >>> formula(Focal(2.0))[:54]
@@ -25,11 +25,11 @@ def formula(part: Any) -> str:
 
 
 def stage_card(stage: Stage, augmentation: str | None = None, shards: int = 1) -> dict[str, str]:
-    """Describe a stage by topic (loss, step, data, ...); everything that has an effect on its result is included.
+    """Describe a stage by topic (loss, step, data, ...), including everything that affects its result.
 
     Args:
-        augmentation: of the run's training images, which is no part of a stage.
-        shards: of every batch, which are no part of it either.
+        augmentation: augmentation of the run's training images, which is not part of a stage.
+        shards: number of shards of every batch, which is not part of a stage either.
 
     >>> from sharpness.methods.cross_entropy import BASELINE
     >>> for about, words in stage_card(BASELINE).items():

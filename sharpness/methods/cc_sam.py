@@ -32,11 +32,11 @@ class AdversarialFeatures:
     .. math:: z' = z + \lambda \nabla_z \ell / \|\nabla_z \ell\|_2, \qquad
               L = (1 - t/T)\,\overline{\ell(z)} + (t/T)\,\overline{\ell(z')}
 
-    for every sample by itself, with t = 1, ..., T the epoch of the stage; the head alone learns.
+    for each sample separately, with t = 1, ..., T the epoch of the stage. Only the head is trained.
 
-    With ``released_code`` the length is :math:`\lambda q_c` and the norm is taken over all samples of class c in
-    the batch, the adversarial loss is weighted by :math:`q_c = \log(n_{max}/n_c + 0.01) / 2` once more, and
-    t/T stops at ``up_limit``.
+    With ``released_code`` the length is :math:`\lambda q_c` with :math:`q_c = \log(n_{max}/n_c + 0.01) / 2`, the norm
+    is taken over all samples of class c in the batch, the adversarial loss is also weighted by :math:`q_c`, and t/T
+    stops at ``up_limit``.
     """
 
     length: float = 1.0
@@ -46,7 +46,7 @@ class AdversarialFeatures:
     sharded = True
 
     def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
-        # The head alone learns: every process takes the features of all, and has the whole gradient.
+        # Only the head is trained: every process has the features of all processes, and computes the whole gradient.
         batch = whole_features(model, batch, context)
         features = batch.x.detach().requires_grad_(True)
         head, labels = model.head, batch.first
@@ -71,11 +71,12 @@ class Released:
     """A configuration of the authors' repository for CIFAR.
 
     Args:
-        mixup: alpha, 0 for none.
-        share: of the perturbed loss, ``flat_ratio``.
+        source: origin of the configuration, for notes.
+        mixup: alpha, 0 for no mixup.
+        share: share of the perturbed loss, ``flat_ratio``.
         rho_scale: factor of the radius, ``noise_ratio``.
-        up_limit: where the ramp of the adversarial loss stops.
-        per_tensor: whether the code beside it takes the norm of each tensor for that of w, instead of the joint one.
+        up_limit: largest weight of the adversarial loss.
+        per_tensor: whether the code of the same commit uses the norm of each tensor instead of the joint norm of w.
     """
 
     source: str
@@ -86,7 +87,7 @@ class Released:
     per_tensor: bool = False
 
 
-#: By number of classes and imbalance: the last configuration that the authors had for it.
+#: The authors' last configuration by number of classes and imbalance.
 RELEASED = {
     (10, 100): Released("commit 9d5ba5e of March 2023", 0.0, 1.0, 1e-2, 0.8, per_tensor=True),
     (10, 200): Released("the last commit", 1.0, 0.3, 1e-6, 1.0),
@@ -96,10 +97,10 @@ RELEASED = {
 
 
 def released(longtail: LongTail) -> tuple[Released, str]:
-    """The released configuration of the nearest data set, CIFAR-10-LT or CIFAR-100-LT at imbalance 100 or 200; a note.
+    """Return the released configuration for CIFAR-10-LT or CIFAR-100-LT at imbalance 100 or 200, and a note on it.
 
-    Other imbalances and data sets take the nearest, because the authors' tables have results for more of them than
-    their repository has configurations.
+    Other imbalances and data sets use the nearest one, because the authors' tables have results for more imbalances
+    than their repository has configurations.
     """
     classes = 10 if longtail.num_classes < 50 else 100
     imbalance = 100 if longtail.imbalance < 100 * math.sqrt(2) else 200
@@ -110,12 +111,12 @@ def released(longtail: LongTail) -> tuple[Released, str]:
     return found, note
 
 
-#: Multiplies the paper's radius. With 1 and no cap the perturbation of a model that fits its data is longer than the
-#: head itself, and training collapses: accuracy 20 % on digits-lt with ``epochs=40``. With mixup 0.01 has no effect
-#: that could be measured, and longer steps cost accuracy: ``docs/findings.md``.
+#: Factor of the paper's radius. With 1 and no cap, the perturbation of a model that fits its data is longer than the
+#: weight vector of the head, and training collapses: accuracy 20 % on digits-lt with ``epochs=40``. With mixup, 0.01
+#: has no measurable effect, and longer steps reduce accuracy: see ``docs/findings.md``.
 RHO_SCALE = 0.01
-#: Bounds the perturbation of the rarest class, as a share of the norm of the perturbed weights. It never binds with
-#: mixup; without, it is what keeps ``rho_scale=0.01`` from collapsing, on digits-lt at no cost of accuracy.
+#: Bound of the perturbation of the rarest class, as a share of the norm of the perturbed weights. With mixup it is
+#: never reached; without mixup it prevents the collapse with ``rho_scale=0.01``, without loss of accuracy on digits-lt.
 CAP = 0.05
 
 
@@ -130,49 +131,50 @@ def recipe(
     released_code: bool = False,
     cap: float | str | None = "auto",
 ) -> Recipe:
-    r"""CC-SAM, both stages or one, as in the paper, or as in the code its authors released.
+    r"""CC-SAM with one or both stages, as in the paper or as in the code that its authors released.
 
-    Stage 1: 200 epochs, batch 64, mixup, every class perturbed by its own
+    Stage 1: 200 epochs, batch size 64, mixup; each class is perturbed by its own
     :math:`\rho_c^* = (\|w\| / (2 \|g_c\|))^{1/2} k^{-1/4} (n_c - 1)^{-1/4}`.
-    Stage 2: 30 epochs of the head alone, class-balanced sampling, adversarial features, learning rate 0.01.
+    Stage 2: 30 epochs of the head, class-balanced sampling, adversarial features, learning rate 0.01.
 
     Args:
-        scope: what is perturbed in stage 1: ``"classifier"``, ``"last_block"`` or ``"all"``.
-        rho_scale: multiplies the radius: 1 is the formula as published, ``RHO_SCALE`` unless given. All
-            parameters move further than the classifier alone.
-        cap: bounds the perturbation of the rarest class by that share of the norm of the perturbed weights, and
-            those of the others by less (``longest_step``); ``"none"`` or None
-            for the bare formula. ``"auto"`` is ``CAP`` for lengths of the formula, and none for mode="direction".
-        mode: of stage 1: ``"full"``, the micro-benchmark's ``"direction"`` and ``"magnitude"``, or ``"plain"`` for
-            mixup without a perturbation, which leaves stage 2 alone.
-        mixup: alpha, 1 unless given; 0 for none.
+        scope: part of the network that stage 1 perturbs: ``"classifier"``, ``"last_block"`` or ``"all"``.
+        rho_scale: factor of the radius, ``RHO_SCALE`` by default; 1 is the formula as published. With scope="all" the
+            perturbation is longer than that of the classifier alone.
+        cap: bounds the perturbation of the rarest class by this share of the norm of the perturbed weights, and those
+            of other classes by less (``longest_step``); ``"none"`` or None for no bound. ``"auto"`` is ``CAP``, except
+            with mode="direction", where it is no bound.
+        mode: mode of stage 1: ``"full"``, the micro-benchmark's ``"direction"`` and ``"magnitude"``, or ``"plain"`` for
+            mixup without a perturbation, which shows the effect of stage 2 alone.
+        mixup: alpha, 1 by default; 0 for no mixup.
         adversarial_length: lambda of stage 2.
-        stage2: whether there is one; False leaves stage 1 alone.
-        released_code: the variant of the released code, which differs from the paper so:
+        stage2: whether stage 1 is followed by stage 2.
+        released_code: use the variant of the released code, which differs from the paper as follows:
 
             - mixup, the factor of the radius, the share f of the perturbed loss and the limit of the ramp of stage 2
               are those of the authors' configuration for the data set and its imbalance (``RELEASED``), or of
-              the nearest;
-            - weight and bias are perturbed each along its own gradient and with its own gradient norm, while the
-              norm of w is joint (imbalance 200) or each tensor's own (100, as in the code beside that configuration);
+              the nearest one;
+            - weight and bias are each perturbed along their own gradient with their own gradient norm; the norm of w
+              is joint (imbalance 200) or that of each tensor (imbalance 100, as in the code of that configuration);
             - the perturbed loss is the cross-entropy of the image's first label, without its mixup partner, and
-              class gradients are those of the mixed loss grouped by the first label;
+              class gradients are those of the mixed loss, grouped by the first label;
             - the loss is (1 - f) mean + f perturbed;
-            - incomplete batches are dropped; warm-up starts at a third; the drops come one epoch earlier;
-            - in stage 2 BatchNorm normalises with the batch and its statistics keep moving;
+            - incomplete batches are dropped; warm-up starts at a third; the learning rate drops one epoch earlier;
+            - in stage 2 BatchNorm uses batch statistics and its running statistics are updated;
             - the adversarial step and its loss are both weighted by class (``AdversarialFeatures``).
 
             Not reproduced: the network, which calls 14 residual blocks (5 + 5 + 4) of the 16 that it stores,
-            data-parallel training, and picking the best epoch of either stage on the test set: both end in their last.
+            data-parallel training, and the choice of each stage's best epoch on the test set; here every stage ends
+            with its last epoch.
 
     Raises:
-        UserError: an option out of range, or one that would have no effect beside another.
+        UserError: an option out of range, or one that has no effect in combination with another.
     """
     choose("scope", scope, ("classifier", "last_block", "all"))
     choose("mode", mode, (*MODES, "plain"))
     if not isinstance(stage2, bool):
         raise UserError(f"stage2={stage2!r}: give true or false")
-    # Before "auto" becomes a number: only a cap that was given is refused. An option without effect is never ignored.
+    # Checked before "auto" is replaced by a number, so that only an explicit cap is refused.
     if cap not in ("auto", "none", None) and (released_code or mode == "plain"):
         raise UserError(f"{'released_code' if released_code else 'mode=plain'} bounds no step: drop cap={cap}")
     if cap in ("auto", "none"):
@@ -253,7 +255,7 @@ def recipe(
 
 
 def _length_note(mode: str, rho_scale: float, cap: float | None) -> str:
-    """A note on the length of the perturbation in stage 1, compared with the formula of the paper."""
+    """Return a note that compares the perturbation length of stage 1 with the formula of the paper."""
     if mode == "plain":
         return "stage 1 is without a perturbation"
     length = "the perturbation has length 1" if mode == "direction" else f"the paper's radius times {rho_scale:g}"

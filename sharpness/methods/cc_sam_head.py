@@ -1,14 +1,14 @@
-r"""CC-SAM's first stage on the classifier, in closed form: all classes at once, no pass per class.
+r"""The first stage of CC-SAM on the classifier, in closed form: all classes at once instead of one pass per class.
 
-Take rows r (a mixed image is two of them) with feature z_r, label y_r, weight a_r and loss gradient
+Consider rows r (a mixed image is two rows) with feature z_r, label y_r, weight a_r and loss gradient
 :math:`D_r = \partial \ell_r / \partial u`. With :math:`E_r = a_r D_r / \sum_{s: y_s = y_r} a_s` the class
 gradient of a linear head is :math:`G_c = \sum_{r \in c} E_r z_r^\top`, of shape (C, d) for each of C classes.
-It is never formed. What training needs is its product with a feature and its norm, and both are row sums of
+This array is never formed. Training only needs its norm and its product with a feature, which are row sums of
 (m, m) and (m, C) arrays, with S_rs = 1[y_r = y_s] and the kernel K_rs = z_r . z_s:
 
 .. math:: G_{y_r} z_r = ((S \circ K) E)_r, \qquad \|G_c\|^2 = \sum_{r \in c} E_r \cdot ((S \circ K) E)_r.
 
-For a bias read K + 1; for a cosine head see ``_cosine_rows``.
+With a bias, K is replaced by K + 1. For a cosine head see ``_cosine_rows``.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class ClassConditionalHead:
     .. math:: \epsilon_c = \min(\text{rho\_scale} \cdot \sqrt{k}\,\rho_c^*, \text{limit}_c)\, g_c / \|g_c\|, \qquad
               A_c = \sum_{r \in c} a_r, \; A = \sum_c A_c
 
-    with :math:`\rho_c^*` and the limit of ``flattening/class_radius.py``. Features receive the gradient that
-    passes through the perturbed head, and the head the one at its perturbed weights.
+    with :math:`\rho_c^*` and the limit of ``flattening/class_radius.py``. Features receive the gradient through the
+    perturbed head, and the head receives its gradient at the perturbed weights.
 
     Args:
-        rho_scale: multiplies the radius; 1 is the paper.
-        mode: ``"full"``; ``"direction"``: length 1 along g_c; ``"magnitude"``: that length, random direction.
-        released_share: None for the paper; the f of ``(1 - f) mean + f perturbed`` for the released code.
-        per_tensor: of the released code: the norm of w is that of the weight for the weight, and of the bias for the
-            bias, as in its first version, instead of the joint one.
-        cap: of the limit; None for the bare formula, as in the released code.
+        rho_scale: factor of the radius; 1 in the paper.
+        mode: ``"full"``; ``"direction"``: length 1 along g_c; ``"magnitude"``: the length above in a random direction.
+        released_share: None for the paper; f in ``(1 - f) mean + f perturbed`` for the released code.
+        per_tensor: for the released code, use the norm of the weight for the weight and that of the bias for the bias
+            in place of the joint norm of w, as its first version does.
+        cap: factor of the limit; None for no limit, as in the released code.
     """
 
     sharded: ClassVar[bool] = True
@@ -54,7 +54,7 @@ class ClassConditionalHead:
     cap: float | None = None
 
     def __post_init__(self) -> None:
-        Perturbation(self.rho_scale, self.mode, self.cap)  # refuses what is wrong
+        Perturbation(self.rho_scale, self.mode, self.cap)  # validates the arguments
         if self.released_share is not None and self.cap is not None:
             raise UserError(f"cap={self.cap}: the released code bounds no step, drop cap or released_share")
         if self.per_tensor and self.released_share is None:
@@ -62,11 +62,11 @@ class ClassConditionalHead:
 
     @property
     def capturable(self) -> bool:
-        """True if a CUDA graph can replay the step; random directions depend on the classes of the batch."""
+        """True if a CUDA graph can replay the step; random directions are drawn for the classes of each batch."""
         return self.mode != "magnitude"
 
     def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
-        # Class gradients are of the whole batch, whose rows of other processes are constants here.
+        # Class gradients are those of the whole batch; rows of other processes are constants here.
         batch, shards = whole_features(model, batch, context), batch
         features = batch.x
         head: Any = model.head
@@ -78,7 +78,7 @@ class ClassConditionalHead:
             objective = (1 - share) * plain + share * (weights * shards.gated(losses)).sum() / weights.sum()
         else:
             index, labels, mixing = batch.rows()
-            # The perturbation is a constant of the step, as in SAM: its gradient is taken on a leaf of its own.
+            # The perturbation is treated as a constant, as in SAM: its gradient is computed on a separate leaf.
             leaf = logits.detach()[index].requires_grad_(True)
             plain_losses, weights = loss.terms(leaf, labels, context)
             (gradient,) = torch.autograd.grad(plain_losses.sum(), leaf)
@@ -96,13 +96,16 @@ class ClassConditionalHead:
         self, head: nn.Module, features: Tensor, logits: Tensor, gradient: Tensor, labels: Tensor, weights: Tensor,
         context: Context, separate: bool = False,
     ) -> Tensor:  # fmt: skip
-        """Logits (m, C) of every row under the head perturbed for the row's own class.
+        """Return the logits (m, C) of every row for the head perturbed for the class of that row.
 
         Args:
-            features: (m, d) and ``logits`` (m, C): rows with their graph.
-            gradient: (m, C), the derivative of each row's loss by its logits, without a graph.
-            labels: (m,) classes and ``weights`` (m,) of the rows.
-            separate: perturb weight and bias each by its own gradient norm, as the released code does.
+            features: (m, d), with their graph.
+            logits: (m, C), with their graph.
+            gradient: (m, C), the derivative of the loss of each row w.r.t. its logits, detached.
+            labels: (m,) classes of the rows.
+            weights: (m,) weights of the rows.
+            context: context of the step.
+            separate: perturb weight and bias each with its own gradient norm, as the released code does.
         """
         if not isinstance(head, LinearHead | CosineHead):
             raise UserError(f"CC-SAM has no closed form for a {type(head).__name__}: take scope='last_block' or 'all'")
@@ -120,11 +123,11 @@ class ClassConditionalHead:
         if self.mode == "magnitude" and not isinstance(head, LinearHead):
             raise UserError(f"mode='magnitude' needs a linear head, this one is a {type(head).__name__}")
         if isinstance(head, LinearHead):
-            # Features carry their graph on one side of the kernel only: the other stands for the class gradient, which
-            # is a constant of the step.
+            # Only one side of the kernel has the graph of the features: the other side belongs to the class gradient,
+            # which is treated as a constant.
             kernel = same * (features @ features.detach().T)
             product, bias = kernel @ terms, same @ terms
-            # Rounding may leave the square of a gradient that vanishes below zero.
+            # Rounding may make the squared norm of a vanishing gradient negative.
             squares = ((same @ (terms * product.detach()).sum(1)).clamp_min(0), bias.square().sum(1))
             if separate:
                 norms = (joint_norm([p]) if self.per_tensor else joint for p in parameters)
@@ -143,7 +146,7 @@ class ClassConditionalHead:
     def _released(
         self, head: nn.Module, features: Tensor, logits: Tensor, batch: Batch, loss: Loss, context: Context
     ) -> tuple[Tensor, Tensor]:
-        """Perturbed losses and weights of the released code: rows are images, grouped by their first label."""
+        """Return perturbed losses and weights of the released code: rows are images, grouped by first label."""
         leaf = logits.detach().requires_grad_(True)
         losses, weights = loss.terms(leaf, batch.first, context)
         if batch.second is not None:
@@ -158,7 +161,7 @@ class ClassConditionalHead:
 def _along_noise(
     head: nn.Module, features: Tensor, logits: Tensor, labels: Tensor, lengths: Tensor, context: Context
 ) -> Tensor:
-    """Logits of a linear head that is perturbed along one normal direction per class, by the ``lengths`` (m,)."""
+    """Return logits of a linear head perturbed along one Gaussian direction per class, by ``lengths`` (m,)."""
     out = torch.empty_like(logits)
     for c in labels.unique().tolist():
         noise = [torch.randn(p.shape, generator=context.noise).to(logits) for p in weights_of(head)]
@@ -169,18 +172,20 @@ def _along_noise(
 
 
 def weights_of(head: nn.Module) -> list[Tensor]:
-    """The weight and the bias of a head as its logits use them, also under a parametrisation."""
+    """Return the weight and the bias with which a head computes its logits; they may be parametrised."""
     return [p for p in (getattr(head, name, None) for name in ("weight", "bias")) if p is not None]
 
 
 def _cosine_rows(head: CosineHead, features: Tensor, terms: Tensor, same: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Products of the class gradient of a cosine head, row by row, each of shape (m, C).
+    r"""Return products of the class gradient of a cosine head for every row, each of shape (m, C).
 
     With directions :math:`\hat z, \hat w_j`, cosines q_rj and :math:`b_j = s / \|w_j\|`, column j of the
-    gradient of class c is :math:`G_{cj} = b_j \sum_{r \in c} E_{rj} (\hat z_r - q_{rj} \hat w_j)`. Returned are
-    :math:`\hat z_r \cdot G_{y_r j}` with the graph of the features, :math:`w_j \cdot G_{y_r j}` with the graph of
-    the weight (its value is 0, because the head does not see the length of w_j; its gradient is not), and
-    :math:`\|G_{y_r j}\|^2` without a graph.
+    gradient of class c is :math:`G_{cj} = b_j \sum_{r \in c} E_{rj} (\hat z_r - q_{rj} \hat w_j)`.
+
+    Returns:
+        :math:`\hat z_r \cdot G_{y_r j}` with the graph of the features; :math:`w_j \cdot G_{y_r j}` with the graph of
+        the weight (its value is 0, because logits do not depend on the length of w_j, but its gradient is not); and
+        :math:`\|G_{y_r j}\|^2`, detached.
     """
     directions = F.normalize(features, dim=1)
     fixed = directions.detach()

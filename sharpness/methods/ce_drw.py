@@ -38,8 +38,8 @@ def recipe(longtail: LongTail, deferred: bool = True, beta: float = 0.9999) -> R
     """CE-DRW: the baseline, re-weighted from epoch 161 of 200 on.
 
     Args:
-        deferred: False weighs the classes from the first epoch on ("Reweight" of the same paper).
-        beta: of the effective number, at least 0 and below 1.
+        deferred: False re-weights the classes from the first epoch on ("Reweight" in the same paper).
+        beta: parameter of the effective number, at least 0 and below 1.
     """
     if not (math.isfinite(beta) and 0 <= beta < 1):
         raise UserError(f"beta={beta}: give a number from 0 to below 1, usually 0.9999")

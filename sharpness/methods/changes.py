@@ -1,4 +1,4 @@
-"""Changes of a network between two stages, as data: each is called before a stage's first epoch."""
+"""Changes of a network between two stages, as plain data; they are applied before the first epoch of a stage."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sharpness.steps import Context
 
 
 class Change(Protocol):
-    """A change of a network in place; random numbers come from ``context.generator`` only, ``context.epoch`` is 0.
+    """An in-place change of a network; random numbers come from ``context.generator`` only, and ``context.epoch`` is 0.
 
-    Its effect on the structure must not depend on the weights: a resumed run repeats it on others.
+    The resulting structure must not depend on the weights, because a resumed run applies the change to other weights.
     """
 
     def __call__(self, network: Classifier, context: Context) -> None: ...
@@ -25,7 +25,7 @@ class Change(Protocol):
 
 @dataclass(frozen=True)
 class AddWeightScaling:
-    """Put learnable weight scaling, ones at first, over the head (Kang et al., ICLR 2020)."""
+    """Add learnable weight scaling, initialised with ones, to the head (Kang et al., ICLR 2020)."""
 
     def __call__(self, network: Classifier, context: Context) -> None:
         network.add_weight_scaling()
@@ -33,7 +33,7 @@ class AddWeightScaling:
 
 @dataclass(frozen=True)
 class Rescale:
-    """Give a cosine head the logit scale ``scale``."""
+    """Set the logit scale of a cosine head."""
 
     scale: float
 
@@ -43,7 +43,7 @@ class Rescale:
 
 @dataclass(frozen=True)
 class NewHead:
-    """Initialise the head again, as that of a fresh network."""
+    """Re-initialise the head like that of a new network."""
 
     def __call__(self, network: Classifier, context: Context) -> None:
         spec = network.spec

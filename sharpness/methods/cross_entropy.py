@@ -13,11 +13,11 @@ from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import MultiStep
 from sharpness.steps import Context, Loss
 
-#: The learning-rate drops of the LDAM code, x0.01 and x0.0001 where its text says 0.1.
+#: The learning-rate drops of the LDAM code, to x0.01 and x0.0001, although its paper says 0.1.
 LDAM_SCHEDULE = MultiStep(milestones=(160, 180), factors=(1e-2, 1e-4))
 #: The drops of MiSLAS, GCL and CC-SAM.
 TENTHS = MultiStep(milestones=(160, 180), factors=(1e-1, 1e-2))
-#: A note for methods whose released code starts its classifier as ``nn.Linear`` does.
+#: A note for methods whose released code initialises its classifier like ``nn.Linear``.
 LINEAR_HEAD = (
     "the classifier's weights start normal with variance 2 / features (He et al.), in the released code uniform with "
     "variance 1 / (3 features)"
@@ -35,7 +35,7 @@ class CrossEntropy(Loss):
         return losses, torch.ones_like(losses)
 
 
-#: The baseline of Cao et al. 2019, and the first stage of methods that re-balance its classifier.
+#: The baseline of Cao et al. 2019, which is also the first stage of methods that re-balance its classifier.
 BASELINE = Stage("cross-entropy", 200, CrossEntropy(), LDAM_SCHEDULE)
 
 

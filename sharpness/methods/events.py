@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from sharpness.methods.recipe import Recipe, Stage
 
-#: A learning rate that falls below this part of the one before is a drop, if that was above PLATEAU of its own.
+#: A learning rate below DROP times the previous one is a drop, if the previous one was at least PLATEAU times the one
+#: before it.
 DROP, PLATEAU = 0.5, 0.9
 
 
 def changes(stages: Sequence[str], rates: Sequence[float]) -> list[str]:
-    """New stages and drops of the learning rate at every epoch, as text; "" where there is none.
+    """Return new stages and drops of the learning rate at every epoch, as text; "" for epochs without an event.
 
-    A rate that falls gradually, as a cosine does, does not drop.
+    A gradual decrease, such as that of a cosine, is not a drop.
 
     >>> changes(["one"] * 4 + ["two"], [0.1, 0.1, 0.001, 0.001, 0.1])
     ['', '', 'lr 0.001', '', 'two']
@@ -31,7 +32,7 @@ def changes(stages: Sequence[str], rates: Sequence[float]) -> list[str]:
 
 
 def events(recipe: Recipe) -> list[str]:
-    """Events of every row of a training's history, as text; "" where there is none.
+    """Return the events of every row of a training's history, as text; "" for rows without an event.
 
     >>> from sharpness.data import LongTail
     >>> from sharpness.methods import build_recipe
@@ -46,9 +47,9 @@ def events(recipe: Recipe) -> list[str]:
 
 
 def deferred(stage: Stage, epoch: int) -> str:
-    """Deferred settings that take effect in this epoch of a stage, as text."""
+    """Return the deferred settings that take effect in this epoch of a stage, as text."""
     told = []
-    # The deterministic loss, because that of RSG is the loss that it adds its own terms to.
+    # RSG's deterministic loss is its base loss, which is the part that is re-weighted.
     share = getattr(stage.loss.deterministic(), "reweight_from", 0.0)
     if epoch > 1 and epoch - 1 <= share * stage.epochs < epoch:
         told.append("re-weighted")

@@ -1,16 +1,16 @@
-"""Recipes with flattening operations: the changes that each makes, and their combinations.
+"""Recipes with flattening operations: the part of a recipe that each operation changes, and valid combinations.
 
 ===================  =====================================================  ===========================================
-operation            changes                                                goes with
+operation            changes                                                can be combined with
 ===================  =====================================================  ===========================================
-a gradient rule      the rule of every stage that steps plainly             everything but another rule
-SWA                  the last stage that trains everything: its schedule,   everything
-                     and the weights that it ends in
-spectral norm        how the network makes its weights, in all stages       everything
-PoF                  adds a last stage, of the backbone                     everything
+a gradient rule      the rule of every stage with plain steps               everything except another rule
+SWA                  the last stage that trains all parameters: its         everything
+                     schedule and its final weights
+spectral norm        the parametrisation of the weights in all stages       everything
+PoF                  adds a last stage, which trains the backbone           everything
 ===================  =====================================================  ===========================================
 
-The changes concern different parts of a recipe, so their order does not matter.
+The operations change different parts of a recipe, so their order does not matter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def flattened(recipe: Recipe, names: Sequence[str]) -> Recipe:
     """Add flattening operations, such as ``("sam:0.1", "swa")``, to a recipe.
 
     Raises:
-        UserError: an unknown operation, one of them twice, two gradient rules, or one that the method has no stage for.
+        UserError: an unknown or repeated operation, two gradient rules, or an operation for which the method has no
+            stage.
     """
     operations = {name: build_operation(name) for name in names}
     asked = ",".join(names)
@@ -52,7 +53,7 @@ def flattened(recipe: Recipe, names: Sequence[str]) -> Recipe:
 
 @singledispatch
 def applied(operation: Any, recipe: Recipe, name: str) -> Recipe:
-    """Add one operation to a recipe: a gradient rule, unless its class is one of those below."""
+    """Add one operation to a recipe: a gradient rule, unless its class is registered below."""
     plain = [isinstance(s.rule, PlainStep) for s in recipe.stages]
     if not plain[0]:
         raise UserError(f"{recipe.method} perturbs its weights itself: {name!r} cannot be added to it")
@@ -61,7 +62,7 @@ def applied(operation: Any, recipe: Recipe, name: str) -> Recipe:
 
 
 def _last_of_all(recipe: Recipe, name: str, why: str) -> int:
-    """The index of the last stage that trains all parameters."""
+    """Return the index of the last stage that trains all parameters."""
     wholes = [i for i, s in enumerate(recipe.stages) if s.trainable == "all" and s.epochs]
     if not wholes:
         raise UserError(f"no stage of {recipe.method} trains its backbone: {name!r} {why}")
@@ -70,7 +71,7 @@ def _last_of_all(recipe: Recipe, name: str, why: str) -> int:
 
 @applied.register
 def averaged(operation: SWA, recipe: Recipe, name: str) -> Recipe:
-    """Average the weights over the end of the last stage that trains all of them."""
+    """Average the weights over the last epochs of the last stage that trains all parameters."""
     index = _last_of_all(recipe, name, "would average the weights of one that does")
     stage = recipe.stages[index]
     schedule = Averaged(stage.schedule, operation.start, operation.lr / stage.lr)
@@ -93,7 +94,7 @@ def normalized(operation: SpectralNormalization, recipe: Recipe, name: str) -> R
 
 @applied.register
 def post_trained(operation: PoF, recipe: Recipe, name: str) -> Recipe:
-    """Add a stage that trains the backbone on, with the last loss."""
+    """Add a stage that continues to train the backbone with the loss of the last stage."""
     _last_of_all(recipe, name, "would train one on")
     last = recipe.stages[-1]
     stage = replace(

@@ -21,7 +21,7 @@ class Focal(Loss):
     r""":math:`(1 - p_y)^\gamma (-\log p_y)` with p the softmax of the logits; gradients flow through both factors.
 
     Args:
-        gamma: 0 is cross-entropy. Between 0 and 1 the derivative has no limit where p_y = 1, and is refused.
+        gamma: 0 is cross-entropy. Values between 0 and 1 are refused, because the derivative diverges at p_y = 1.
     """
 
     gamma: float = 1.0

@@ -16,17 +16,17 @@ from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine
 from sharpness.steps import Context, Loss
 
-#: E|clamp(e, -1, 1)| for e ~ N(0, (1/3)^2): the folded normal below 3 sigma, and the mass clamped to 1.
+#: E|clamp(e, -1, 1)| for e ~ N(0, (1/3)^2): the folded normal below 3 sigma plus the mass that is clamped to 1.
 MEAN_ABSOLUTE_NOISE = math.sqrt(2 / math.pi) / 3 * (1 - math.exp(-4.5)) + math.erfc(3 / math.sqrt(2))
 
 
 def cloud_sizes(train_counts: Tensor) -> Tensor:
-    """``(log n_max - log n_c) / (log n_max - log n_min)``, shape (C,): 0 for the largest class, 1 for the rarest.
+    """Return ``(log n_max - log n_c) / (log n_max - log n_min)``, shape (C,).
 
-    Classes of equal size have no cloud.
+    The value is 0 for the largest class and 1 for the rarest; all are 0 if all classes have the same size.
     """
     delta = train_counts.double().max().log() - train_counts.double().log()
-    # Classes of equal size are all 0, whatever divides them; no branch on a value, which a CUDA graph cannot take.
+    # The clamp avoids 0 / 0 for classes of equal size; a branch on a value would prevent capture as a CUDA graph.
     return delta / delta.max().clamp_min(torch.finfo(torch.float64).tiny)
 
 
@@ -37,8 +37,8 @@ class GCL(Loss):
     .. math:: u'_{ic} = u_{ic} - s \kappa |\varepsilon_{ic}| \bar\delta_c - s m 1[c = y_i], \qquad
               \varepsilon_{ic} \sim N(0, (1/3)^2) \text{ clamped to } [-1, 1]
 
-    times :math:`(1 - p_y)^\gamma`, with p detached. Every logit has noise of its own in each call.
-    The logits are those of a cosine head of scale s. ``noise="mean"`` replaces :math:`|\varepsilon|` by its mean.
+    times :math:`(1 - p_y)^\gamma`, with p detached. Each call draws independent noise for every logit.
+    The logits are those of a cosine head with scale s. ``noise="mean"`` replaces :math:`|\varepsilon|` by its mean.
     """
 
     scale: float = 30.0
@@ -69,7 +69,8 @@ def recipe(longtail: LongTail, sampler: str = "inverse_frequency", mixup: float 
 
     Args:
         sampler: sampler of stage 2; the code's default is ``"inverse_frequency"``, the paper describes ``"cben"``.
-        mixup: alpha of both stages.
+        mixup: alpha of both stages, 0 for no mixup.
+        kappa: size of the clouds in both stages.
 
     Raises:
         UserError: an unknown sampler.
@@ -83,7 +84,7 @@ def recipe(longtail: LongTail, sampler: str = "inverse_frequency", mixup: float 
         scale=30.0,
         stages=(
             Stage("clouded logits", 200, GCL(kappa=kappa), TENTHS, mixup=mixup, batch_size=64),
-            # The head applies the scale and the loss subtracts its margins times the same: both change together.
+            # The head and the loss, which multiplies its margins by the scale, must change their scale together.
             Stage(
                 "classifier re-balancing",
                 30,

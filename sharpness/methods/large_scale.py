@@ -1,9 +1,9 @@
-"""Published schedules for ImageNet-LT, Places-LT and iNaturalist 2018, in the place of those for CIFAR.
+"""Published schedules for ImageNet-LT, Places-LT and iNaturalist 2018, which replace those for CIFAR.
 
-They were read in the official repositories. Two conventions of the cosine are in use: classifier-balancing and BALMS
-step before an epoch, so that the last one runs at a learning rate of 0, and drop an incomplete last batch; MiSLAS, GCL
-and Saddle-LongTail count epochs from 0 and take the whole loader. Where nothing is published, a note on the card says
-what was taken instead.
+The numbers are those of the official repositories. Two conventions of the cosine are in use. classifier-balancing and
+BALMS step the scheduler before an epoch, so that the last epoch has a learning rate of 0, and drop an incomplete last
+batch. MiSLAS, GCL and Saddle-LongTail count epochs from 0 and use all batches. If numbers are not published, a note on
+the card states the source of those used instead.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from sharpness.methods.recipe import Recipe
 from sharpness.methods.schedules import Cosine, CosineToZero, MultiStep
 
 DATASETS = ("imagenet-lt", "places-lt", "inat18")
-#: Fields of a stage that an option of another name sets.
+#: Fields of a stage and the options of another name that set them.
 OPTIONS = {"frozen_batchnorm": "shift_batchnorm"}
-#: Learning rates of classifier-balancing, whose last epoch is at 0, and of MiSLAS, GCL and Saddle.
+#: Cosine of classifier-balancing, whose last epoch has learning rate 0, and that of MiSLAS, GCL and Saddle-LongTail.
 TO_ZERO, COSINE = CosineToZero(), Cosine()
 
 
@@ -29,9 +29,9 @@ class Published:
     """Changes of a recipe's stages for one data set.
 
     Attributes:
-        stages: fields of every stage; those of its loss under ``"loss"``.
-        notes: on the card, beside those of the recipe that hold for all data.
-        head_scale: of a cosine head; None leaves it.
+        stages: fields of each stage; those of its loss are under ``"loss"``.
+        notes: notes for the card, in addition to those of the recipe for all data.
+        head_scale: logit scale of a cosine head; None keeps that of the recipe.
     """
 
     stages: tuple[Mapping[str, Any], ...]
@@ -44,9 +44,9 @@ def _stage(epochs: int, batch: int, lr: float, decay: float, schedule: Any = TO_
             "drop_last": isinstance(schedule, CosineToZero), **more}  # fmt: skip
 
 
-#: Of OLTR's and RSG's code.
+#: The steps for Places-LT in the code of OLTR and RSG.
 _PLACES_STEPS = MultiStep((10, 20), (0.1, 0.01), warmup=1, warmup_start=1.0, of=30)
-#: Stage 1 of classifier-balancing; Places-LT's is not published.
+#: Stage 1 of classifier-balancing; the one for Places-LT is not published.
 _KANG = {
     "imagenet-lt": _stage(90, 512, 0.2, 5e-4),
     "inat18": _stage(90, 512, 0.2, 1e-4),
@@ -72,7 +72,7 @@ _CC_SAM_BATCH = {"imagenet-lt": 256, "inat18": 512, "places-lt": 128}
 
 def _rows() -> dict[tuple[str, str], Published]:
     rows: dict[tuple[str, str], Published] = {}
-    # A row for each method and data set, whether published or not: what stands in is said in its notes.
+    # Rows exist for unpublished combinations, too: their notes state the source of the numbers.
     for data in DATASETS:
         first, places = _KANG[data], _PLACES_STAGE_1 if data == "places-lt" else ()
         decay, small = first["weight_decay"], data == "places-lt"
@@ -139,14 +139,14 @@ PUBLISHED: Mapping[tuple[str, str], Published] = _rows()
 
 
 def at_large_scale(recipe: Recipe, longtail: LongTail, given: Collection[str] = ()) -> Recipe:
-    """Give a recipe the published numbers of a large data set; recipes for other data keep theirs.
+    """Replace the numbers of a recipe by the published ones for a large data set; other data keep those of the recipe.
 
-    A method without numbers for the data keeps those of CIFAR, which a note states.
+    If a method has no numbers for a large data set, it keeps those for CIFAR, and a note says so.
 
     Args:
-        recipe: of a method.
+        recipe: recipe of a method.
         longtail: the training set.
-        given: options that the user chose, which keep their values.
+        given: names of options that the user chose, which keep their values.
     """
     if longtail.dataset not in DATASETS:
         return recipe.noted(*recipe.cifar_notes)
@@ -160,7 +160,7 @@ def at_large_scale(recipe: Recipe, longtail: LongTail, given: Collection[str] = 
         kept = {name: value for name, value in changes.items() if name not in chosen}
         of_loss = {name: value for name, value in changes.get("loss", {}).items() if name not in chosen}
         stages.append(replace(stage, **kept, loss=replace(stage.loss, **of_loss)))  # type: ignore[type-var]
-    # Of two stages the first has the scale of the recipe, and the second enters with its own.
+    # With two stages, the first has the scale of the recipe, and the second sets its own scale when it is entered.
     scale, last = recipe.scale, None if "scale" in given else row.head_scale
     if last is not None and len(stages) == 1:
         scale = last

@@ -15,7 +15,7 @@ from sharpness.steps import Context, Loss
 
 
 def margins(train_counts: Tensor, max_margin: float = 0.5) -> Tensor:
-    r"""``Delta_c = M n_c^(-1/4) / max_j n_j^(-1/4)``, shape (C,): the rarest class gets M.
+    r"""Return ``Delta_c = M n_c^(-1/4) / max_j n_j^(-1/4)``, shape (C,); the rarest class has margin M.
 
     >>> margins(torch.tensor([16.0, 1.0])).tolist()
     [0.25, 0.5]
@@ -25,13 +25,13 @@ def margins(train_counts: Tensor, max_margin: float = 0.5) -> Tensor:
 
 
 def effective_number_weights(train_counts: Tensor, beta: float = 0.9999) -> Tensor:
-    r"""``(1 - beta) / (1 - beta^n_c)``, scaled to sum to C, shape (C,) (Cui et al., CVPR 2019)."""
+    r"""Return ``(1 - beta) / (1 - beta^n_c)``, scaled to sum to C, shape (C,) (Cui et al., CVPR 2019)."""
     weights = (1 - beta) / (1 - beta ** train_counts.double())
     return len(weights) * weights / weights.sum()
 
 
 def deferred_weights(labels: Tensor, context: Context, reweight_from: float, beta: float) -> Tensor:
-    """Weights (n,): 1, then ``effective_number_weights`` after the share ``reweight_from`` of the epochs."""
+    """Return weights (n,): 1, and ``effective_number_weights`` after the share ``reweight_from`` of the epochs."""
     if context.epoch <= reweight_from * context.epochs:
         return torch.ones(len(labels), dtype=torch.float64, device=labels.device)
     return effective_number_weights(context.train_counts, beta).to(labels.device)[labels]
@@ -41,9 +41,9 @@ def deferred_weights(labels: Tensor, context: Context, reweight_from: float, bet
 class LDAM(Loss):
     r"""Cross-entropy of ``s (cos - Delta_y 1_y)``, ``Delta_c = M (n_min / n_c)^(1/4)``, with deferred re-weighting.
 
-    The logits are those of a cosine head, ``s cos``, so that the margin enters as ``s Delta_y``. From the fraction
-    ``reweight_from`` of the epochs on, a sample of class c has its ``effective_number_weights``; before, 1.
-    The loss is normalised by the sum of the weights in the batch, as torch's weighted cross-entropy is.
+    The logits are those of a cosine head, ``s cos``, so the margin is ``s Delta_y``. Samples have weight 1 up to the
+    fraction ``reweight_from`` of the epochs, and the ``effective_number_weights`` of their classes afterwards.
+    The loss is normalised by the sum of the weights in the batch, like torch's weighted cross-entropy.
     """
 
     scale: float = 30.0

@@ -19,7 +19,7 @@ from sharpness.steps import Context, Loss
 
 
 def log_priors(train_counts: Tensor) -> Tensor:
-    """``log(n_c / N)``, shape (C,), float64."""
+    """Return ``log(n_c / N)``, shape (C,), float64."""
     return (train_counts.double() / train_counts.sum()).log()
 
 
@@ -27,7 +27,7 @@ def log_priors(train_counts: Tensor) -> Tensor:
 class LogitAdjustment(Loss):
     r"""Cross-entropy of :math:`u + \tau \log \pi`, :math:`\pi_c = n_c / N`; tau = 1 is Balanced Softmax.
 
-    The network returns u, and a test takes it as it is.
+    The network returns u; tests use u without the adjustment.
     """
 
     tau: float = 1.0
@@ -53,20 +53,21 @@ class SubtractPriors:
             head.bias.sub_(self.tau * log_priors(context.train_counts).to(head.bias))
 
 
-#: By number of classes: epochs, warm-up, and where x0.1, x0.01 and x0.001 start, as released for imbalance 100.
+#: Epochs, warm-up, and epochs of the drops to x0.1, x0.01 and x0.001, by number of classes, as released for
+#: imbalance 100.
 PUBLISHED = {10: (1241, 20, (604, 926, 1128)), 100: (1419, 22, (691, 1059, 1290))}
 
 
 def recipe(longtail: LongTail, tau: float = 1.0, posthoc: bool = False) -> Recipe:
     r"""The released recipe for CIFAR: 1241 epochs (1419 for CIFAR-100), Nesterov momentum, three drops by ten.
 
-    Both variants return logits whose softmax is, for tau = 1, the posterior under classes of equal size; a probe's
-    cross-entropy takes these. ``loss="training"`` adds :math:`\tau \log \pi` again, which for
-    ``posthoc`` is the cross-entropy the network was trained with, exactly.
+    Both variants return logits whose softmax, for tau = 1, is the posterior for classes of equal size. Probes use the
+    cross-entropy of these logits. ``loss="training"`` adds :math:`\tau \log \pi` to them; with ``posthoc`` this is
+    exactly the cross-entropy that the network was trained with.
 
     Args:
-        tau: strength of the adjustment, at least 0; 1 is the paper's.
-        posthoc: train with plain cross-entropy, and subtract :math:`\tau \log \pi` from its logits afterwards.
+        tau: strength of the adjustment, at least 0; 1 in the paper.
+        posthoc: train with plain cross-entropy, and subtract :math:`\tau \log \pi` from the logits afterwards.
     """
     if not (math.isfinite(tau) and tau >= 0):
         raise UserError(f"tau={tau}: give a finite number, at least 0")

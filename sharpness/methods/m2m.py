@@ -20,7 +20,7 @@ from sharpness.steps import Batch, Context, at_least_float32
 
 
 def acceptance_probabilities(train_counts: Tensor, beta: float) -> Tensor:
-    r"""``P[k0, k] = 1 - beta^max(n_k0 - n_k, 0)``, shape (C, C): acceptance of class k0 as a seed of class k.
+    r"""Return ``P[k0, k] = 1 - beta^max(n_k0 - n_k, 0)``, shape (C, C): acceptance of class k0 as a seed for class k.
 
     >>> acceptance_probabilities(torch.tensor([3, 1]), 0.5).tolist()
     [[0.0, 0.75], [0.0, 0.0]]
@@ -31,7 +31,7 @@ def acceptance_probabilities(train_counts: Tensor, beta: float) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; the mode of every module is restored afterwards."""
+    """Set a model to eval mode, and restore the mode of every module afterwards."""
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
@@ -45,20 +45,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 class MajorToMinor:
     r"""Replace images of an oversampled batch by translations of its images of more frequent classes.
 
-    g is the frozen helper, ``network.auxiliary``; f is the network that is trained; n_max the largest class.
+    g is the frozen helper, ``network.auxiliary``; f is the network being trained; n_max is the largest class size.
 
     .. code-block:: text
 
         every image i is kept with probability n_{y_i} / n_max; the others are slots with target k = y_i
         for each slot:
             P_j = 1 - beta^max(n_{y_j} - n_k, 0)   for every image j of the batch
-            give the slot up if all P_j are 0; else draw one seed j with probability proportional to P_j
+            skip the slot if all P_j are 0; else draw one seed j with probability proportional to P_j
             x = translation of image j from k0 = y_j to k                        # see Translation
-            accept if softmax(g(x))_k >= gamma and a coin of probability P_j says so
-        accepted slots hold x; all others what they held; labels stay
+            accept x if softmax(g(x))_k >= gamma, with probability P_j
+        accepted slots hold x, all others keep their image; labels do not change
 
-    The coin does not depend on x, so it is tossed first and what it refuses is not translated. f is in eval mode
-    meanwhile and in its own modes afterwards; weights, their gradients and BatchNorm's statistics are not touched.
+    The random decision does not depend on x, so it is made first, and rejected slots are not translated. f is in eval
+    mode during translation; weights, their gradients and BatchNorm's statistics do not change.
     """
 
     beta: float = 0.999
@@ -98,7 +98,7 @@ class MajorToMinor:
             inputs = self.translation.start(pixels, context.generator), batch.first[seeds], batch.first[slots]
             if context.replayed is None:
                 made, confidence = translate(*inputs)
-            else:  # padded to the batch size, because a graph has one shape and images do not interact
+            else:  # padded to the batch size: a graph has a fixed shape, and images do not interact
                 fill = len(batch.x) - len(slots)
                 full = (torch.cat([t, t[:1].expand(fill, *t.shape[1:])]) for t in inputs)
                 made, confidence = (t[: len(slots)] for t in context.replayed(self, translate, *full))
@@ -108,7 +108,7 @@ class MajorToMinor:
         return replace(batch, x=x)
 
     def draw(self, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Positions in the batch of the slots that won their coin (m,), and of their seeds (m,); all on the CPU."""
+        """Draw positions in the batch of the slots to translate (m,) and of their seeds (m,), on the CPU."""
         counts, generator = context.train_counts.cpu().double(), context.generator
         keep = torch.rand(len(labels), generator=generator, dtype=torch.float64) < counts[labels] / counts.max()
         slots = torch.nonzero(~keep).flatten()
@@ -131,24 +131,29 @@ def recipe(
     steps: int = 10,
     helper: str | None = None,
 ) -> Recipe:
-    """A helper trained as the cross-entropy baseline, then 200 epochs that translate from epoch 161 on.
+    """A helper trained like the cross-entropy baseline, then 200 epochs with translation from epoch 161 on.
 
-    Until then the second stage is plain, too; afterwards images are drawn with weights 1 / n_y. The defaults are the
-    released ones, which are for CIFAR-10-LT at imbalance 100; the paper tunes beta (0.9 to 0.999), gamma (0.9, 0.99)
-    and the weight of the seed class, lambda (0.01 to 0.5), for every data set. A flattening operation acts in both
-    stages, and translation comes before it, once a batch.
+    Before epoch 161 the second stage equals the baseline; afterwards images are drawn with weights 1 / n_y. The
+    defaults are those released for CIFAR-10-LT at imbalance 100; the paper tunes beta (0.9 to 0.999), gamma (0.9, 0.99)
+    and the weight of the seed class, lambda (0.01 to 0.5), for every data set. A flattening operation is used in both
+    stages; each batch is translated once, before the operation.
 
-    BatchNorm's running statistics follow the oversampled batches, as published. This matters where rare classes have a
-    handful of images: with ``epochs=60`` on digits-lt accuracy is 91.6 %, and 95.8 % with the statistics recomputed on
-    the training set (cross-entropy: 95.2 and 95.4 %).
+    BatchNorm's running statistics follow the oversampled batches, as published. This matters if rare classes have few
+    images: with ``epochs=60`` on digits-lt accuracy is 91.6 %, and 95.8 % with statistics recomputed on the training
+    set (cross-entropy: 95.2 and 95.4 %).
 
     Args:
+        beta: base of the acceptance probabilities.
+        gamma: smallest confidence of the helper in a translated image.
         seed_weight: lambda.
-        helper: path of a checkpoint to consult, such as that of a ``ce`` run of another seed, instead of training one.
+        step_length: length of a translation step.
+        steps: number of translation steps.
+        helper: path of a checkpoint to use as helper, such as that of a ``ce`` run with another seed, instead of
+            training one.
     """
     if helper is not None and not isinstance(helper, str):
         raise UserError(f"helper={helper!r}: give the path of a checkpoint as text")
-    # 0.8 of the epochs is where the learning rate drops: translation begins with it.
+    # Translation begins when the learning rate drops, after 0.8 of the epochs.
     transform = MajorToMinor(beta, gamma, Translation(seed_weight, step_length, steps))
     second = Stage(
         "translation",

@@ -15,13 +15,13 @@ TINY = 1e-10
 
 
 def per_image_norm(x: Tensor) -> Tensor:
-    """The l2 norm of each image (n, ch, h, w), shape (n, 1, 1, 1)."""
+    """Return the l2 norm of each image (n, ch, h, w), shape (n, 1, 1, 1)."""
     return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
 
 
 @dataclass(frozen=True)
 class Translation:
-    r"""Gradient descent from seed images of class k0 to images that g classifies as k and f no longer as k0.
+    r"""Gradient descent from seed images of class k0 to images that g classifies as k, and f no longer as k0.
 
     .. code-block:: text
 
@@ -30,13 +30,18 @@ class Translation:
             d = gradient with respect to x of  CE(g(x), k) + seed_weight * f(x)[k0]
             x = clamp(x - step_length * d / |d|, 0, 1)       # |d|: l2 norm over one image
 
-    f(x)[k0] is a logit, not a probability. Images do not interact: g and f are in eval mode, and every gradient is
-    normalised by itself, so sums over the batch serve as well as the published means.
+    f(x)[k0] is a logit, not a probability. Images do not interact, because g and f are in eval mode. Each gradient is
+    normalised separately, so sums over the batch give the same result as the published means.
 
-    Everything is in pixels of [0, 1], where the published step and noise are defined: x, e, d and its length. Networks
-    that take normalised images (x - m) / s, channel by channel, normalise inside g and f; the gradient with respect to
-    pixels is then that with respect to normalised values divided by s, and the clamp is one at (0 - m) / s and
-    (1 - m) / s.
+    x, e, d and the length of d are in pixels of [0, 1], for which step and noise were published. Networks that take
+    normalised images (x - m) / s, channel by channel, must normalise inside g and f. The gradient with respect to
+    pixels is then that with respect to normalised values divided by s, and the clamp is at (0 - m) / s and (1 - m) / s.
+
+    Args:
+        seed_weight: lambda, weight of the logit of the seed class.
+        step_length: length of a step.
+        steps: number of steps.
+        noise: largest length of e.
     """
 
     seed_weight: float = 0.5
@@ -49,7 +54,7 @@ class Translation:
             raise UserError(f"{self}: steps at least 1, step_length above 0, noise and seed_weight at least 0")
 
     def start(self, pixels: Tensor, generator: Generator) -> Tensor:
-        """The seeds (n, ch, h, w) with noise, in [0, 1]."""
+        """Return the seeds (n, ch, h, w) with noise, in [0, 1]."""
         noise = torch.rand(pixels.shape, generator=generator).to(pixels) - 0.5
         noise = noise * (self.noise / per_image_norm(noise).clamp_min(TINY)).clamp_max(1)
         return (pixels + noise).clamp(0, 1)
@@ -62,14 +67,14 @@ class Translation:
         g: Callable[[Tensor], Tensor],
         f: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """Images (n, ch, h, w) after all steps.
+        """Return the images (n, ch, h, w) after all steps.
 
         Args:
             pixels: the result of ``start``.
             seeds: classes k0 (n,).
             targets: classes k (n,).
-            g: pixels to logits (n, C) of the classifier that should predict k.
-            f: pixels to logits (n, C) of the classifier that should no longer predict k0.
+            g: maps pixels to logits (n, C) of the classifier that should predict k.
+            f: maps pixels to logits (n, C) of the classifier that should no longer predict k0.
         """
         x = pixels
         for _ in range(self.steps):

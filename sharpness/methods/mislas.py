@@ -17,16 +17,16 @@ from sharpness.steps import Context, Loss
 
 
 def smoothing_factors(train_counts: Tensor, head: float, tail: float) -> Tensor:
-    r"""The "concave" factors of the paper, shape (C,): ``head`` for the largest class, ``tail`` for the rarest.
+    r"""Return the "concave" factors of the paper, shape (C,): ``head`` for the largest class, ``tail`` for the rarest.
 
     .. math:: \epsilon_c = \epsilon_K + (\epsilon_1 - \epsilon_K)
               \sin\frac{\pi (n_c - n_K)}{2 (n_1 - n_K)}, \qquad n_1 = \max n, \; n_K = \min n
 
-    Classes of equal size are all smoothed by ``head``.
+    If all classes have the same size, all factors are ``head``.
     """
     counts = train_counts.double()
     spread = counts.max() - counts.min()
-    # No branch on a value, which a CUDA graph cannot take: of classes of equal size each stands at the largest.
+    # torch.where instead of a branch on a value, which would prevent capture as a CUDA graph.
     position = torch.where(spread > 0, (counts - counts.min()) / spread.clamp_min(1), 1.0)
     return tail + (head - tail) * torch.sin(math.pi / 2 * position)
 
@@ -57,12 +57,12 @@ PUBLISHED = {
 def recipe(longtail: LongTail, mixup: float = 1.0, shift_batchnorm: bool | None = None) -> Recipe:
     """Both stages as published for CIFAR.
 
-    Stage 2 has one published row for each of the imbalances 100, 50 and 10; others take the row of the next lower
-    one, and data sets of another size the rows of CIFAR-10 (below 50 classes) or of CIFAR-100.
+    Stage 2 has published settings for the imbalances 100, 50 and 10. Other imbalances use those of the next lower one,
+    and imbalances below 10 those of 10. Other data sets use the settings of CIFAR-10 (below 50 classes) or CIFAR-100.
 
     Args:
-        mixup: alpha of stage 1.
-        shift_batchnorm: whether BatchNorm follows the balanced sampler in stage 2; the published choice unless given.
+        mixup: alpha of stage 1, 0 for no mixup.
+        shift_batchnorm: whether BatchNorm follows the balanced sampler in stage 2; by default as published.
     """
     rows = PUBLISHED[10 if longtail.num_classes < 50 else 100]
     _, head, tail, published_shift, lr_factor = next(r for r in rows if longtail.imbalance >= r[0])

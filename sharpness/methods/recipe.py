@@ -1,4 +1,4 @@
-"""Recipes: a method as a list of stages, each of them data that the training loop reads."""
+"""Recipes: a method as a list of stages, which are plain data for the training loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sharpness.steps import Batch, Context, EpochRule, Loss, PlainStep, Rule
 
 
 class Transform(Protocol):
-    """A change of a batch before the step; ``images`` holds the normalisation of its pixels."""
+    """A change of a batch before the step; ``images`` provides the normalisation of the pixels."""
 
     def __call__(self, network: nn.Module, batch: Batch, images: ImageSet, context: Context) -> Batch: ...
 
@@ -26,9 +26,9 @@ class Deferred:
     """Deferred settings of a stage, which take effect without a restart of momentum or learning rate.
 
     Args:
-        after: the fraction of the epochs that comes before.
-        sampler: of the epochs after it.
-        transform: of their batches.
+        after: fraction of the epochs after which the settings take effect.
+        sampler: sampler of the epochs after it.
+        transform: transform of the batches after it.
     """
 
     after: float
@@ -40,23 +40,24 @@ class Deferred:
 class Stage:
     """One uninterrupted run of SGD. Numbers are those of the paper; a run may scale ``epochs``.
 
-    A stage of 0 epochs only changes the network, and is tested like an epoch.
+    A stage of 0 epochs only changes the network, which is then tested.
 
     Args:
-        sampler: a name of ``data/samplers.py``, such as ``"class_balanced:4"``.
-        mixup: alpha of the Beta distribution, 0 for none.
-        nesterov: whether the momentum is Nesterov's.
-        trainable: ``"all"``, or the part of the network that learns while the rest is frozen: ``"head"``, a
-            parameter of it such as ``"head.factor"``, or ``"backbone"``.
-        frozen_batchnorm: in a stage that trains of the head, whether the backbone's BatchNorm uses its running
-            statistics (True) or the batch's, which moves them (False: "shifted BatchNorm").
+        sampler: a name in ``data/samplers.py``, such as ``"class_balanced:4"``.
+        mixup: alpha of the Beta distribution, 0 for no mixup.
+        nesterov: use Nesterov momentum.
+        trainable: ``"all"``, or the part of the network that is trained while the rest is frozen: ``"head"``, a
+            parameter of the head such as ``"head.factor"``, or ``"backbone"``.
+        frozen_batchnorm: in a stage that only trains (a part of) the head, whether the backbone's BatchNorm uses its
+            running statistics (True), or uses batch statistics and updates the running ones (False: "shifted
+            BatchNorm").
         lr_factors: (prefix of parameter names, factor of the learning rate); the first match counts.
         enter: changes of the network before the first epoch, in this order.
-        drop_last: leave out an incomplete last batch.
-        helper: a frozen network that training consults, as ``network.auxiliary``: ``"previous"`` is the network of the
-            stages before, which a fresh one replaces; else the path of a checkpoint.
-        deferred: another sampler and a transform of batches from some epoch on.
-        averaging: end in the average of the weights of the last epochs.
+        drop_last: drop an incomplete last batch.
+        helper: a frozen network that is used in training, as ``network.auxiliary``: ``"previous"`` is the network of
+            the previous stages, which is replaced by a new one; any other text is the path of a checkpoint.
+        deferred: another sampler and a transform of batches, from some epoch on.
+        averaging: end with the average of the weights of the last epochs.
     """
 
     name: str
@@ -81,19 +82,22 @@ class Stage:
     deferred: Deferred | None = None
 
     def late(self, epoch: int) -> Deferred | None:
-        """The deferred settings if they are active in this epoch (counted from 1), else None."""
+        """Return the deferred settings if they are active in this epoch (counted from 1), else None."""
         return self.deferred if self.deferred and epoch > self.deferred.after * self.epochs else None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method: its paper, its head and its stages. ``notes`` name every deviation from what was published.
+    """A method: its paper, its head and its stages.
 
-    ``cifar_notes`` are those that hold with the numbers for CIFAR alone: ``build_recipe`` adds them to ``notes`` unless
-    the data are large ones with numbers of their own.
-    ``normalization`` of the weights holds for all stages, and so does the number of ``shards`` of a batch.
-    ``pretrained`` says that it was published from weights that were trained on ImageNet, ``frozen_trunk`` that of those
-    the last block alone was trained.
+    Args:
+        notes: every deviation from the published method.
+        cifar_notes: notes that only apply to the numbers for CIFAR. ``build_recipe`` adds them to ``notes``, except for
+            large data sets with numbers of their own.
+        normalization: normalisation of the weights in all stages.
+        shards: number of shards of a batch in all stages.
+        pretrained: whether the published training starts from ImageNet weights.
+        frozen_trunk: whether only the last block of these weights is trained.
     """
 
     method: str
@@ -113,9 +117,9 @@ class Recipe:
         return replace(self, notes=(*self.notes, *notes))
 
     def with_epochs(self, epochs: int | None) -> Recipe:
-        """Scale the recipe to ``epochs`` in its first stage, and the later ones in proportion, to at least 1.
+        """Scale the recipe to ``epochs`` in its first stage, and later stages in proportion, to at least 1 epoch.
 
-        Stages without epochs stay so.
+        Stages of 0 epochs are unchanged.
         """
         if epochs is None:
             return self
@@ -134,8 +138,8 @@ class Recipe:
     def with_batch_size(self, batch_size: int | None, num_samples: int) -> Recipe:
         """Change the batch size.
 
-        None keeps the published size, halved until an epoch has ten steps, to no less than 16: sizes for tens of
-        thousands of images would make three steps an epoch of a few hundred.
+        None keeps the published size, but halves it until an epoch has ten steps or the size is at most 16. Sizes
+        published for tens of thousands of images would give an epoch of a few hundred images only three steps.
         """
         if batch_size is not None and batch_size < 2:
             raise UserError(f"batch_size={batch_size}: BatchNorm needs at least 2")
@@ -161,7 +165,7 @@ class Recipe:
         """Cut every batch into ``shards``.
 
         Raises:
-            UserError: a batch, or the training set, that does not give each two images; a rule that takes whole
+            UserError: a batch, or the training set, has fewer than two images per shard; or a rule needs whole
                 batches.
         """
         require_whole("shards", shards, 1)

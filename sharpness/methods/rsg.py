@@ -18,7 +18,7 @@ from sharpness.steps import Batch, Context, Loss, at_least_float32
 
 
 def head_classes(train_counts: Tensor, share: float) -> Tensor:
-    """The largest ``int(share * C)`` classes, at least one, as a mask (C,); of equal ones the first.
+    """Return a mask (C,) of the ``int(share * C)`` largest classes, at least one; ties are broken by class index.
 
     >>> head_classes(torch.tensor([5, 90, 7, 7, 1]), 0.4).tolist()
     [False, True, True, False, False]
@@ -30,10 +30,10 @@ def head_classes(train_counts: Tensor, share: float) -> Tensor:
 
 
 def rounds(heads: Tensor, tails: Tensor, strength: float) -> list[tuple[Tensor, Tensor]]:
-    """Pair head maps with the tail maps that receive their variation: positions in the batch, as many of each.
+    """Pair head maps with the tail maps that receive their variation; both are positions in the batch.
 
-    The longer list is cut, in its order, into ``max(1, int(strength * longer / shorter))`` pieces as long as the
-    shorter one, and each piece meets the whole shorter one. Without heads or without tails there is no round.
+    The longer list is divided, in order, into ``max(1, int(strength * longer / shorter))`` pieces of the length of the
+    shorter list, and each piece is paired with the whole shorter list. The result is empty if either list is.
 
     >>> rounds(torch.tensor([0, 2, 3, 5, 6]), torch.tensor([1, 4]), 1.0)
     [(tensor([0, 2]), tensor([1, 4])), (tensor([3, 5]), tensor([1, 4]))]
@@ -56,7 +56,7 @@ class RSG(Loss):
 
     .. code-block:: text
 
-        F = maps of the batch before the last group of blocks (layer2 of a ResNet-32); the generator sees them detached
+        F = maps of the batch before the last group of blocks (layer2 of a ResNet-32), detached for the generator
         L_CESC = sum of gamma |F - c|^2, mean over the batch       # RareSampleGenerator.center_loss
         up to the fraction ``generate_from`` of the epochs:
             L_CESC += cross-entropy of the pair classifier, first half of the batch with the second
@@ -64,16 +64,19 @@ class RSG(Loss):
             for each round of head maps with tail maps:
                 new maps F_t + T(F_h - centre), labelled as F_t     # RareSampleGenerator.generate
             L_MV = mean over the rounds
-        F and all new maps run through the rest of the network in one batch, so BatchNorm there sees both
+        F and all new maps pass through the rest of the network in one batch, so BatchNorm there uses both
 
-    The base loss reaches T, and the layers above the cut, through the new maps. Rules that take the loss by sample,
-    not by batch, are refused. A probe sees the base loss, without the generator.
+    Through the new maps, the base loss trains T and the layers after F. Rules that use losses per sample instead of per
+    batch are refused. Probes use the base loss, without the generator.
 
     Args:
-        base: on labelled logits, with the deferral of its weights.
-        centers: K of each class.
-        head_share: the share of classes, the most frequent ones, that lend; all others borrow.
-        transfer_strength: above 0 to 1; how many of the possible rounds are made.
+        base: loss of labelled logits, with its deferred weights.
+        centers: K, the number of centres per class.
+        head_share: share of the classes whose variation is transferred, the most frequent ones, to all other classes.
+        transfer_strength: fraction of the possible rounds that are made, above 0 and at most 1.
+        generate_from: fraction of the epochs after which maps are generated.
+        center_weight: weight of L_CESC.
+        transfer_weight: weight of L_MV.
     """
 
     base: LDAM = field(default_factory=LDAM)
@@ -104,7 +107,7 @@ class RSG(Loss):
         cut = backbone.num_groups - 1
         with context.autocast():
             hidden = backbone.forward_to(batch.x, cut)
-        # Detached: the generator's own losses train the generator alone, the network learns from the base loss.
+        # Detached, so that the generator's own losses train only the generator, and the base loss trains the network.
         maps = at_least_float32(hidden.detach())
         center_loss, transfer_loss = generator.center_loss(maps, labels), maps.new_zeros(())
         if context.epoch <= self.generate_from * context.epochs:

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 class PairClassifier(nn.Module):
     """A classifier of pairs of maps (n, channels, h, w): logits (n, 2) of *other class* (0) and *same class* (1).
 
-    Both stacked; 1x1 convolution, ReLU, 3x3 convolution, average pooling, linear layer; ``hidden`` channels within.
+    The concatenated maps pass through a 1x1 convolution, ReLU, a 3x3 convolution, average pooling and a linear layer,
+    with ``hidden`` channels.
     """
 
     def __init__(self, channels: int, hidden: int = 256) -> None:
@@ -30,12 +31,12 @@ class PairClassifier(nn.Module):
 
 
 class RareSampleGenerator(nn.Module):
-    r"""The part of RSG that is trained beside a network, on maps F (n, channels, h, w) without a graph.
+    r"""The part of RSG that is trained together with a network, on detached maps F (n, channels, h, w).
 
-    Parameters: centres :math:`c_{yj}` (C, K, channels), zeros at first, and a linear map of each class with weight
-    :math:`l_y` (C, channels, K), standard normal, and offset :math:`b_y` (C, K), ones, that gives the soft assignments
-    :math:`\gamma(F, y) = \mathrm{softmax}(l_y^T \bar F + b_y)`, with :math:`\bar F` the mean over positions; the pair
-    classifier; and the transfer T, a 3x3 convolution.
+    Its parameters are the centres :math:`c_{yj}` (C, K, channels), initialised with zeros; a linear map for each class
+    with weight :math:`l_y` (C, channels, K), initialised as standard normal, and offset :math:`b_y` (C, K), initialised
+    with ones, which gives the soft assignments :math:`\gamma(F, y) = \mathrm{softmax}(l_y^T \bar F + b_y)`, with
+    :math:`\bar F` the mean over positions; the pair classifier; and the transfer T, a 3x3 convolution.
     """
 
     def __init__(self, channels: int, num_classes: int, centers: int = 15, hidden: int = 256) -> None:
@@ -49,15 +50,15 @@ class RareSampleGenerator(nn.Module):
         nn.init.zeros_(self.transfer.bias)  # type: ignore[arg-type]
 
     def assignments(self, maps: Tensor, labels: Tensor) -> Tensor:
-        """Soft assignments (n, K) of maps to the centres of their classes; rows sum to 1."""
+        """Return the soft assignments (n, K) of maps to the centres of their classes; rows sum to 1."""
         scores = torch.einsum("nc,nck->nk", maps.mean(dim=(2, 3)), self.weight[labels]) + self.offset[labels]
         return scores.softmax(dim=1)
 
     def center_loss(self, maps: Tensor, labels: Tensor) -> Tensor:
-        r""":math:`\frac1n \sum_i \sum_j \gamma_{ij} \|F_i - c_{y_i j}\|^2`, a centre being the same at all positions.
+        r"""Return :math:`\frac1n \sum_i \sum_j \gamma_{ij} \|F_i - c_{y_i j}\|^2`; a centre is constant over positions.
 
-        With P positions the square is :math:`\sum_p \|F_{ip} - \bar F_i\|^2 + P \|\bar F_i - c\|^2`, which needs no
-        map per centre.
+        With P positions the square is :math:`\sum_p \|F_{ip} - \bar F_i\|^2 + P \|\bar F_i - c\|^2`, which is computed
+        without a map for each centre.
         """
         mean = maps.mean(dim=(2, 3), keepdim=True)
         within = (maps - mean).square().sum(dim=(1, 2, 3))
@@ -67,25 +68,25 @@ class RareSampleGenerator(nn.Module):
         return (within + between).mean()
 
     def pair_loss(self, maps: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the pair classifier on image i with image i + n // 2; an odd last one has no partner."""
+        """Return the pair classifier's loss for images i and i + n // 2; for odd n the last image has no partner."""
         half = len(maps) // 2
         same = (labels[:half] == labels[half : 2 * half]).long()
         return F.cross_entropy(self.pairs(maps[:half], maps[half : 2 * half]), same)
 
     def displacement(self, maps: Tensor, labels: Tensor) -> Tensor:
-        """Maps minus the nearest centre of their class, the one with the largest assignment; without a graph."""
+        """Return maps minus the centre of their class with the largest assignment, detached."""
         with torch.no_grad():
             nearest = self.assignments(maps, labels).argmax(dim=1)
             return maps - self.centers[labels, nearest][:, :, None, None]
 
     def generate(self, heads: Tensor, head_labels: Tensor, tails: Tensor, tail_labels: Tensor) -> tuple[Tensor, Tensor]:
-        r"""New tail maps F_t + T(v) with v = F_h - nearest centre, and the loss of T.
+        r"""Return new tail maps F_t + T(v), where v = F_h - nearest centre, and the loss of T.
 
         .. math:: L_{MV} = \mathrm{CE}(\mathrm{pair}(F_h, T(v)), \text{other}) + \frac1m \sum_{i,p} \Big[
                   \big| \|T(v)_{ip}\| - \|v_{ip}\| \big| + \sum_c \big| \hat t_{ipc} \hat T(v)_{ipc} - 1 \big| \Big]
 
-        for m pairs of maps, positions p and channels c; norms run over channels, and hats are unit vectors: of T(v),
-        and of t = F_t - nearest centre. The pair classifier passes gradients on and gets none.
+        for m pairs of maps, positions p and channels c. Norms are over channels; hats denote the unit vectors of T(v)
+        and of t = F_t - nearest centre. Gradients flow through the pair classifier, but not to its parameters.
 
         Args:
             heads: F_h (m, channels, h, w), with classes ``head_labels`` (m,).

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as data: a factor for every epoch, stretched to the length of the run."""
+"""Learning-rate schedules as plain data: a factor for every epoch, scaled to the length of the run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class MultiStep:
-    """Linear warm-up, then a factor from each milestone on, as published for ``of`` epochs.
+    """Linear warm-up, then a factor after each milestone, as published for ``of`` epochs.
 
-    With another number of epochs the schedule is stretched: epoch e of E stands where e * of / E stands.
-    After warm-up the factor is 1; it is ``factors[j]`` (not a product) once e > milestones[j].
+    The schedule is scaled to other numbers of epochs: epoch e of E has the factor of epoch e * of / E.
+    The factor is 1 after warm-up, and ``factors[j]`` (not a product) for e > milestones[j].
 
     >>> ldam = MultiStep(milestones=(160, 180), factors=(1e-2, 1e-4))
     >>> [ldam.factor(e, 200) for e in (1, 5, 160, 161, 181)]
@@ -41,7 +41,7 @@ class MultiStep:
 
 @dataclass(frozen=True)
 class Cosine:
-    """``(1 + cos(pi (e - 1) / E)) / 2``: from 1 in the first epoch towards 0 after the last.
+    """``(1 + cos(pi (e - 1) / E)) / 2``: 1 in the first epoch, and 0 would follow after the last.
 
     >>> [round(Cosine().factor(e, 10), 3) for e in (1, 6)]
     [1.0, 0.5]
@@ -55,7 +55,7 @@ class Cosine:
 class CosineToZero:
     """``(1 + cos(pi e / E)) / 2``: below 1 in the first epoch, and exactly 0 in the last.
 
-    A scheduler that steps before an epoch gives it (classifier-balancing, BALMS).
+    This is the schedule of code that steps its scheduler before an epoch (classifier-balancing, BALMS).
 
     >>> [round(CosineToZero().factor(e, 10), 3) for e in (5, 10)]
     [0.5, 0.0]
@@ -67,7 +67,7 @@ class CosineToZero:
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """Linear from ``start`` to 1 over the share ``warmup`` of the epochs, then a cosine towards 0 after the last.
+    """Linear from ``start`` to 1 over the share ``warmup`` of the epochs, then a cosine that ends at 0 after the last.
 
     With t = (e - 1) / E: ``start + (1 - start) t / warmup`` below ``warmup``, then
     ``(1 + cos(pi (t - warmup) / (1 - warmup))) / 2``.
@@ -96,18 +96,18 @@ class Constant:
 
 @dataclass(frozen=True)
 class Averaged:
-    r"""The learning rate of stochastic weight averaging: a stage's own schedule at first, then a constant.
+    r"""The schedule of stochastic weight averaging: first that of the stage, later a constant.
 
     .. math:: f(e) = f_{own}(e) \text{ for } t \le 0.5, \text{ linear from there to } f_{final} \text{ at } t = 0.9,
               \text{ then } f_{final}; \qquad t = (e - 1) / (1 + s E)
 
-    with s the fraction of the epochs E before averaging. The own schedule is kept for its warm-up and left
-    before its drops: weights that no longer move have nothing to average.
+    with s the fraction of the epochs E before averaging. The schedule of the stage is used for its warm-up, but not for
+    its drops, after which the weights would hardly move and there would be nothing to average.
 
     Args:
-        own: the stage's schedule.
+        own: the schedule of the stage.
         start: s.
-        final: the factor while averaging.
+        final: the factor during averaging.
 
     >>> izmailov = Averaged(Constant(), start=0.8, final=0.5)
     >>> [round(izmailov.factor(e, 200), 3) for e in (1, 81, 114, 146, 161, 200)]

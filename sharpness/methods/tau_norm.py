@@ -24,7 +24,7 @@ TINY = 1e-12
 class NormalizeRows:
     r""":math:`w_c \leftarrow w_c / \|w_c\|_2^\tau` for every row of a linear head, whose bias becomes 0.
 
-    With tau = 0 only the bias goes, with tau = 1 the rows have length 1.
+    With tau = 0 only the bias is removed; with tau = 1 the rows have length 1.
     """
 
     tau: float = 1.0
@@ -34,21 +34,21 @@ class NormalizeRows:
         if not isinstance(head, LinearHead):
             raise ValueError(f"a {type(head).__name__} has no rows to normalise")
         if is_parametrized(head, "weight"):
-            remove_parametrizations(head, "weight")  # no constraint on a weight that is no longer trained
+            remove_parametrizations(head, "weight")  # the weight is no longer trained, so it needs no constraint
         with torch.no_grad():
             head.weight /= torch.linalg.vector_norm(head.weight, dim=1, keepdim=True).clamp_min(TINY) ** self.tau
             head.bias.zero_()
 
 
 def recipe(longtail: LongTail, tau: float = 1.0) -> Recipe:
-    """Cross-entropy, then the classifier's rows are normalised; nothing is trained after that.
+    """Cross-entropy, then normalisation of the classifier's rows without further training.
 
-    Logits are those of the normalised rows, without a temperature: with tau = 1 they are about as much smaller than
-    the trained ones as rows were longer than 1, and so is the curvature of their cross-entropy.
+    Logits are those of the normalised rows, without a temperature. With tau = 1 they are smaller than the trained ones
+    by about the former length of the rows, which also reduces the curvature of their cross-entropy.
 
     Args:
-        tau: at least 0. Published ones are chosen on validation images, between 0 and 2; the long tails here have
-            none, and the default is the full normalisation.
+        tau: at least 0. Published values, between 0 and 2, are chosen on validation images. The data sets of this
+            package have none, so the default is full normalisation.
     """
     if not (math.isfinite(tau) and tau >= 0):
         raise UserError(f"tau={tau}: give a finite number, at least 0")

@@ -1,4 +1,4 @@
-"""Training losses of checkpoints, as deterministic losses per sample for probes."""
+"""Training losses of checkpoints as deterministic per-sample losses, for probes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sharpness.steps import Context, Loss
 
 
 class TrainingLoss:
-    """The loss of a recipe's last stage at its last epoch: margins and class weights on, random terms at their mean.
+    """The loss of a recipe's last stage at its last epoch, with its margins and class weights.
 
-    Called with logits (n, C) and labels (n,) it returns losses (n,); ``weights`` gives the a_i of the
-    objective. Mixup and adversarial features belong to the data and are left out.
+    A call with logits (n, C) and labels (n,) returns losses (n,); ``weights`` returns the a_i of the objective. Random
+    terms are replaced by their mean. Mixup and adversarial features belong to the data and are left out.
     """
 
     def __init__(self, loss: Loss, longtail: LongTail) -> None:
@@ -32,13 +32,13 @@ class TrainingLoss:
         return self.loss.terms(logits.double(), labels, self.context)[0]
 
     def weights(self, labels: Tensor) -> Tensor:
-        """Weights (n,) of the samples."""
+        """Return the weights (n,) of the samples."""
         logits = torch.zeros(len(labels), len(self.context.train_counts))
         return self.loss.terms(logits, labels, self.context)[1]
 
 
 def training_loss(method: str, longtail: LongTail, options: Mapping[str, Any]) -> TrainingLoss:
-    """Build the training loss of a method that is known here with the options that a network was trained with.
+    """Build the training loss of a registered method with the options that a network was trained with.
 
     Raises:
         UserError: an option that is unknown to the method.
