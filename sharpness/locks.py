@@ -63,6 +63,7 @@ def only_process(folder: Path, what: str, made: bool = False) -> Iterator[None]:
         if _flock(descriptor) is None:
             os.close(descriptor)
             raise refused(folder, what) from error
+    own = _name()
     ended = threading.Event()
     beats = threading.Thread(target=_beat, args=(descriptor, ended), daemon=True)
     beats.start()
@@ -73,7 +74,9 @@ def only_process(folder: Path, what: str, made: bool = False) -> Iterator[None]:
         beats.join()
         if path != folder or made:
             with suppress(OSError):
-                path.unlink()
+                # Not if this process was suspended for so long that another node has taken over the lock.
+                if os.pread(descriptor, 200, 0) == own:
+                    path.unlink()
         os.close(descriptor)
 
 
@@ -104,13 +107,18 @@ def _taken(path: Path, folder: Path, what: str) -> int:
             if at_work:
                 raise refused(folder, what, name, path)
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{node()} {os.getpid()}".encode(), 0)
+            os.pwrite(descriptor, _name(), 0)
             os.fsync(descriptor)
             return descriptor
         except BaseException:
             with suppress(OSError):
                 os.close(descriptor)
             raise
+
+
+def _name() -> bytes:
+    """Return the content of a lock file of this process."""
+    return f"{node()} {os.getpid()}".encode()
 
 
 def _flock(descriptor: int) -> bool | None:

@@ -46,6 +46,19 @@ def test_a_node_that_gave_no_sign_of_life_has_lost_its_folder(tmp_path, as_node)
         assert lock.read_text() == f"gpu2 {os.getpid()}"
 
 
+def test_a_process_that_was_suspended_leaves_the_lock_of_the_node_that_took_over(tmp_path, as_node):
+    lock = tmp_path.with_name(f".{tmp_path.name}.lock")
+    as_node("gpu1")
+    with only_process(tmp_path, "trains"):
+        os.utime(lock, (0, time.time() - locks.DEAD - 5))
+        as_node("gpu2")
+        other = only_process(tmp_path, "trains")
+        other.__enter__()
+    assert lock.read_text() == f"gpu2 {os.getpid()}"
+    other.__exit__(None, None, None)
+    assert not lock.exists()
+
+
 def test_a_lock_that_is_held_gives_signs_of_life(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "BEAT", 0.01)
     with only_process(tmp_path, "trains"):
