@@ -222,10 +222,10 @@ def _option(name: str) -> str:
 def _print(drawn: Any, as_json: bool) -> None:
     """Print the text of a study, or the rows of its tables as JSON, and the names of its files."""
     if as_json:
-        import pandas as pd
+        from sharpness.results.record import read_table
 
         tables = [Path(path) for path in drawn.files if Path(path).suffix == ".csv"]
-        rows = [{"table": path.stem, **row} for path in tables for row in json.loads(as_records(pd.read_csv(path)))]
+        rows = [{"table": path.stem, **row} for path in tables for row in json.loads(as_records(read_table(path)))]
         say(json.dumps(rows, indent=1))
     else:
         say(drawn.text)

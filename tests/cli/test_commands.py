@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import xarray as xr
 import sharpness
 from sharpness import load_result
 from sharpness.cli import cli, main
+from sharpness.cli.figures import _print
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.models import build_model
 
@@ -282,6 +284,16 @@ def test_figures_of_a_study_prints_its_table_and_files(capsys, tmp_path):
     assert printed.out.startswith("| method | operation | seeds | accuracy |")
     assert {Path(line).name for line in printed.out.splitlines()[-7:]} == {p.name for p in (tmp_path / "out").iterdir()}
     assert "flattening on digits-lt: 2 cells, 0 done, 2 to do" in printed.err
+
+
+def test_classes_keep_their_names_in_the_json_of_a_study(capsys, tmp_path):
+    """A class may be called as pandas calls a missing value, or be a number."""
+    (tmp_path / "measure.csv").write_text("model,class,group,loss\nCE,NA,few,0.5\nCE,7,,\n")
+    _print(SimpleNamespace(files=[tmp_path / "measure.csv"], text=""), as_json=True)
+    assert json.loads(capsys.readouterr().out) == [
+        {"table": "measure", "model": "CE", "class": "NA", "group": "few", "loss": 0.5},
+        {"table": "measure", "model": "CE", "class": "7", "group": "", "loss": None},
+    ]
 
 
 def test_conflicts_are_printed_and_drawn(one_format, run, capsys, tmp_path):
