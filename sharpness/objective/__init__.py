@@ -1,4 +1,4 @@
-"""A loss of a model over fixed samples, split by class: samples, numbers, and their provenance."""
+"""A loss of a model over fixed samples, split by class: the samples, its values and derivatives, their provenance."""
 
 from sharpness.objective.description import Description
 from sharpness.objective.objective import Objective

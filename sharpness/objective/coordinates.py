@@ -16,10 +16,10 @@ COORDINATES = ("plain", "filter")
 
 
 def filter_scales(objective: Objective) -> Tensor:
-    """The norm of each parameter's filter, flat (k,): the unit of its filter coordinate.
+    """Return the norm of each parameter's filter, flat (k,): the unit of its filter coordinate.
 
-    Biases, the parameters of BatchNorm and other vectors are one group each, whose norm is the unit of all its entries.
-    A filter of zeros has unit 0, and nothing moves it.
+    A bias, a parameter of BatchNorm or any other vector is a single group; its norm is the unit of all its entries. A
+    filter of zeros has unit 0 and cannot be moved.
 
     >>> from torch import nn
     >>> from sharpness import Objective
@@ -34,10 +34,11 @@ def filter_scales(objective: Objective) -> Tensor:
 
 
 def block_sums(objective: Objective, flat: Tensor, blocks: str | None) -> Tensor:
-    """The sum over the block of every entry of a flat vector, (k,) to (k,).
+    """Replace every entry of a flat vector by the sum over its block, (k,) to (k,).
 
     Args:
-        blocks: ``"filter"``, where a vector is one block, ``"layer"``, whole parameters, or None, everything.
+        blocks: ``"filter"`` (a one-dimensional parameter is one block), ``"layer"`` (whole parameters), or None for a
+            single block.
     """
     if blocks is None:
         return flat.sum().expand_as(flat)
@@ -50,12 +51,12 @@ def block_sums(objective: Objective, flat: Tensor, blocks: str | None) -> Tensor
 
 
 def sizes_of(objective: Objective) -> list[int]:
-    """The numbers of entries of the parameters in scope."""
+    """Return the numbers of entries of the parameters in scope."""
     return [p.numel() for p in objective.parameters]
 
 
 def scales_of(objective: Objective, coordinates: str) -> Tensor | None:
-    """The units of coordinates by their name, flat (k,); None of plain ones.
+    """Return the units of the named coordinates, flat (k,); None for plain coordinates.
 
     Raises:
         UserError: an unknown name.

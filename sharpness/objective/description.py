@@ -1,4 +1,4 @@
-"""Description of samples: classes, names, weights and groups, as the caller gives them."""
+"""Description of samples: classes, names, weights and groups, as given by the caller."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sharpness.objective.samples import Groups, Samples, Table, grouping
 
 
 class SharedSampleOptions(TypedDict, total=False):
-    """Keywords of :class:`Description` that :func:`~sharpness.checkpoint_objective` hands on."""
+    """Keywords of :class:`Description` that :func:`~sharpness.checkpoint_objective` passes on."""
 
     num_classes: int | None
     classes: Any
@@ -40,7 +40,7 @@ class SharedSampleOptions(TypedDict, total=False):
 
 
 class SampleOptions(SharedSampleOptions, total=False):
-    """All keywords of :class:`Description`, for type checkers; a test compares them."""
+    """All keywords of :class:`Description`, for type checkers; a test compares the two."""
 
     train_counts: Sequence[int] | None
     mean: Sequence[float] | None
@@ -49,7 +49,7 @@ class SampleOptions(SharedSampleOptions, total=False):
 
 @dataclass(frozen=True)
 class Description:
-    """The description of samples besides inputs and targets: the arguments of ``Objective`` of the same names.
+    """The description of samples apart from inputs and targets: the arguments of ``Objective`` with the same names.
 
     >>> Description(num_classes=3).prepare((torch.zeros(2, 1), [0, 2])).class_samples.tolist()
     [1, 0, 1]
@@ -71,7 +71,7 @@ class Description:
         object.__setattr__(self, "class_names", ordered_names(self.class_names))
 
     def completed_by(self, data: Any) -> Description:
-        """Add what foreign data know of their classes; where samples are split otherwise, these are other classes."""
+        """Add what foreign data know of their classes, unless samples are split by other classes."""
         if not isinstance(data, ForeignData) or self.classes is not None or self.group_by is not None:
             return self
         known: dict[str, Any] = {
@@ -82,16 +82,16 @@ class Description:
         return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})
 
     def prepare(self, data: Any) -> Samples:
-        """Read and describe samples before there is a model.
+        """Read and describe samples without a model.
 
         Args:
-            data: as :class:`Objective` takes it.
+            data: data in any form that :class:`Objective` accepts.
 
         Returns:
-            The samples, in the precision in which the data has them.
+            The samples, in the precision of the data.
 
         Raises:
-            UserError: labels of an unknown number of classes, and whatever else :class:`Objective` refuses.
+            UserError: labels of an unknown number of classes, or anything else that :class:`Objective` refuses.
         """
         described = self.completed_by(data)
         table = described.read(data)
@@ -103,15 +103,15 @@ class Description:
         return described.samples(table)
 
     def read(self, data: Any, dtype: torch.dtype = torch.float64, takes: Collection[str] = ()) -> Table:
-        """Read inputs and targets in the precision in which the data has them.
+        """Read inputs and targets in the precision of the data.
 
         Args:
-            data: as :class:`Objective` takes it, or :class:`Samples`.
-            dtype: of the model, which must hold integers beside real inputs exactly.
-            takes: names of the model's arguments, which tell inputs from other entries of a dict.
+            data: data in any form that :class:`Objective` accepts, or :class:`Samples`.
+            dtype: dtype of the model, which must represent integers exactly if other inputs are real.
+            takes: names of the model's arguments, which distinguish inputs from other entries of a dict.
 
         Raises:
-            UserError: data of another kind, or words about prepared samples, which have their own.
+            UserError: data of another kind, or a description of prepared samples, which already have one.
         """
         prepared = isinstance(data, Samples)
         given = [f"{field.name}=" for field in fields(self) if getattr(self, field.name) is not None]
@@ -121,7 +121,7 @@ class Description:
         x, layout = pack(inputs, dtype)
         x, y = (t.clone() if t.is_inference() else t for t in (x, y))
         if isinstance(x, Tensor) and x.requires_grad:
-            x = x.detach()  # no number is a function of the inputs, and a trace would keep them for one
+            x = x.detach()  # nothing is differentiated by the inputs, and a trace would keep their graph
         if isinstance(data, Samples):
             return replace(data, x=x, y=y, layout=layout)
         weights = data.weights if isinstance(data, ForeignData) else torch.ones(len(y))
@@ -130,21 +130,21 @@ class Description:
     def samples(
         self, table: Table, outputs: Sequence[int] | None = None, dtype: torch.dtype | None = None, ce: bool = False
     ) -> Samples:
-        """Add classes, names, weights and groups to what was read, in the precision of a model.
+        """Add classes, names, weights and groups to a table, in the precision of a model.
 
         Args:
-            table: what :meth:`read` returned; samples that were prepared keep their classes, weights and groups.
-            outputs: shape of the model's outputs for some samples, of which the width may tell the number of classes;
-                None where there is no model yet.
-            dtype: the model's; None keeps all precisions.
-            ce: whether the loss is cross-entropy, which takes labels and probabilities alone.
+            table: the result of :meth:`read`; prepared samples keep their classes, weights and groups.
+            outputs: shape of the model's outputs for some samples; their width may give the number of classes. None
+                without a model.
+            dtype: dtype of the model; None keeps all precisions.
+            ce: whether the loss is cross-entropy, which only accepts labels and probabilities.
 
         Raises:
-            UserError: targets that the loss does not take, classes out of range, or names, weights or groups that do
-                not fit them.
+            UserError: targets that the loss does not accept, classes out of range, or names, weights or groups that do
+                not match them.
         """
         y = table.y.cpu() if dtype is None else plain_targets(table.y, dtype)
-        # From the targets as they were read: probabilities stay in float64, whatever the precision of the model.
+        # Converted from the targets as read: probabilities stay in float64 whatever the precision of the model.
         if ce and outputs is not None:
             y = cross_entropy_targets(table.y.cpu(), outputs)
         x = table.x.to(dtype) if table.x.is_floating_point() else table.x
@@ -156,7 +156,7 @@ class Description:
         if names is not None and (twice := next((n for i, n in enumerate(names) if n in names[:i]), None)) is not None:
             raise UserError(f"class_names has {twice!r} twice: give each class a name of its own")
         found = classes_of(
-            table.tensors[0],  # as they were given: rounded to the model's precision they might fall into other classes
+            table.tensors[0],  # as given: rounding to the model's precision might change the classes
             y,
             outputs[1] if outputs is not None and len(outputs) == 2 else None,
             num_classes=self.num_classes,
@@ -164,7 +164,7 @@ class Description:
             group_by=self.group_by,
             class_names=names,
         )
-        # Names last: those that were given, those of group_by=, or numbers of labels.
+        # In this order: the given names, those from group_by=, or the numbers of the labels.
         names = names or found.names or tuple(str(c) for c in range(found.number))
         if len(names) != found.number:
             raise UserError(

@@ -35,7 +35,7 @@ def evaluation(objective: Values, precision: str | None = None) -> Callable[[Ten
     if precision not in (None, objective.precision) and (precision, objective.precision) != ("bfloat16", "float32"):
         raise UserError(f"precision={precision!r}, but the model is in {objective.precision}: convert the model")
     dtype = torch.bfloat16 if precision == "bfloat16" else objective.dtype
-    largest = 2 * objective._largest_batch * objective.dtype.itemsize // dtype.itemsize  # no graph, and smaller numbers
+    largest = 2 * objective._largest_batch * objective.dtype.itemsize // dtype.itemsize  # no graph, and smaller dtypes
     size = objective.batch_size or even_batch(len(objective.y), largest, objective.device)
     batches = list(zip(objective.x.split(size), objective.y.split(size), objective.weights.split(size), strict=True))
     if objective.batchnorm == "eval":
@@ -55,7 +55,7 @@ def evaluation(objective: Values, precision: str | None = None) -> Callable[[Ten
 def _in_place(
     objective: Values, batches: list[WeightedBatch], dtype: torch.dtype
 ) -> Callable[[Tensor | None], ClassSums]:
-    """Move the model itself to every point; autocast serves bfloat16, to which a trace rounds by itself."""
+    """Move the model itself to every point; bfloat16 is computed with autocast, whereas a trace converts itself."""
     layout = torch.channels_last if _takes_channels_last(objective) else torch.preserve_format
 
     def forward(x: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def _in_place(
 
 @torch.no_grad()
 def _takes_channels_last(objective: Values) -> bool:
-    """True if the model runs on inputs in that memory layout, which a ``view`` inside it may not."""
+    """True if the model runs on channels-last inputs; a ``view`` inside it may not."""
     x = objective._first(2)
     try:
         return x.ndim == 4 and objective._forward(x.to(memory_format=torch.channels_last)) is not None

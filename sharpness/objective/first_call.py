@@ -1,4 +1,4 @@
-"""Arguments of an objective, and the first call of model and loss on a few samples: errors name what to correct."""
+"""Checks of an objective's arguments, and the first call of model and loss; errors say what to correct."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def require_valid(model: Any, loss: Any, batch_size: Any, batchnorm: str, scope:
     """Check the arguments of :class:`~sharpness.Objective` of these names; ``scope`` is ``parameters``.
 
     Raises:
-        UserError: the first that is none.
+        UserError: names the first invalid argument.
     """
     if not isinstance(model, nn.Module):
         raise UserError(
@@ -53,7 +53,7 @@ def require_valid(model: Any, loss: Any, batch_size: Any, batchnorm: str, scope:
 
 
 def argument_names(model: nn.Module) -> tuple[str, ...]:
-    """List the names of what the model's forward pass takes."""
+    """List the names of the arguments of the model's forward pass."""
     try:
         return tuple(inspect.signature(model.forward).parameters)
     except (TypeError, ValueError):
@@ -61,16 +61,16 @@ def argument_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def largest_batch(model: nn.Module, x: Tensor, layout: Layout | None, name: str) -> int:
-    """Call a model on one sample, and choose the size of batches by its activations.
+    """Call a model on one sample, and choose the batch size from its activations.
 
     Args:
-        model: called on x.
+        model: the model to call on x.
         x: one input, shape (1, ...).
-        layout: of several inputs packed into one.
-        name: of the model, for the error.
+        layout: layout of several inputs packed into one.
+        name: name of the model, for errors.
 
     Raises:
-        UserError: the model does not take the input.
+        UserError: the model does not accept the input.
     """
     try:
         with buffers_kept(model):
@@ -93,15 +93,15 @@ def largest_batch(model: nn.Module, x: Tensor, layout: Layout | None, name: str)
 
 
 def first_outputs(forward: Callable[[Tensor], Tensor], x: Tensor, name: str) -> Tensor:
-    """The outputs of a model that ran without gradients, of several samples and with a graph.
+    """Return the outputs for several samples, with a graph, of a model that has already run without gradients.
 
     Args:
-        forward: calls the model.
-        x: several inputs, which are left as they are.
-        name: of the model, for the error.
+        forward: function that calls the model.
+        x: several inputs; they are not changed.
+        name: name of the model, for errors.
 
     Raises:
-        UserError: it raises with them, returns no row for each, or changes its inputs.
+        UserError: the model raises, does not return one row for each sample, or changes its inputs.
     """
     untouched = x.clone()
     try:
@@ -124,7 +124,7 @@ def first_outputs(forward: Callable[[Tensor], Tensor], x: Tensor, name: str) -> 
 
 
 def warn_of_probabilities(outputs: Tensor) -> None:
-    """Warn if outputs are probabilities of classes, (n, C), of which cross-entropy would take another softmax."""
+    """Warn if outputs are class probabilities, (n, C): cross-entropy would apply another softmax to them."""
     if outputs.ndim != 2 or outputs.shape[1] == 1 or bool((outputs < 0).any()):
         return
     if bool(((outputs.detach().sum(1) - 1).abs() <= 1e-3).all()):
@@ -138,7 +138,7 @@ def first_losses(loss: PerSampleLoss, outputs: Tensor, y: Tensor) -> Tensor:
     """Compute the losses of the first samples, with their graph.
 
     Raises:
-        UserError: the loss does not take outputs and targets as they are, or is not one value per sample.
+        UserError: the loss does not accept these outputs and targets, or does not return one value per sample.
     """
     try:
         values = loss(outputs, y)
@@ -163,10 +163,10 @@ def first_losses(loss: PerSampleLoss, outputs: Tensor, y: Tensor) -> Tensor:
 def require_through_outputs(
     loss: PerSampleLoss, outputs: Tensor, y: Tensor, names: Sequence[str], parameters: Sequence[Tensor]
 ) -> None:
-    """Refuse a loss that takes parameters in scope beside the outputs: its derivatives are taken through these alone.
+    """Refuse a loss that uses parameters in scope directly: derivatives are only taken through the outputs.
 
     Raises:
-        UserError: it does, as a weight decay does; the message names the first.
+        UserError: the loss uses parameters directly, as weight decay does; the message names the first of them.
     """
     apart = loss(outputs.detach().clone(), y)
     reached = torch.autograd.grad(apart.sum(), parameters, allow_unused=True) if apart.requires_grad else []

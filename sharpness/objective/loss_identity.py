@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 logger = logging.getLogger("sharpness")
-#: Packages whose functions are known by their names: their code is that of a version.
+#: Packages whose functions are identified by name, because their code is determined by a version.
 KNOWN = ("torch", "numpy", "scipy", "builtins", "math", "sharpness")
-#: Identities of losses that calls change.
+#: First identities of losses that change when they are called.
 _FIRST: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-#: Where an object lies in memory, in its text.
+#: The address of an object in its repr.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def loss_name(loss: Any) -> str:
-    """The name of a loss, the same in every process.
+    """Return the name of a loss, the same in every process.
 
     >>> loss_name("ce"), loss_name(torch.nn.MSELoss(reduction="none")), loss_name(lambda u, t: u)
     ('ce', 'MSELoss()', '<lambda>')
@@ -34,16 +34,16 @@ def loss_name(loss: Any) -> str:
     if isinstance(loss, str):
         return loss
     name = _ADDRESS.sub("", str(getattr(loss, "__name__", repr(loss))))
-    # A function that is called ce is another loss than "ce", for which there are closed forms.
+    # A function named ce differs from the loss "ce", for which there are closed forms.
     return "function ce" if name == "ce" else name
 
 
 def loss_identity(loss: Any) -> str | None:
-    """The name of a loss with a digest of its code and of all numbers in it; None of losses of this package.
+    """Return the name of a loss with a digest of its code and of all numbers in it; None for losses of this package.
 
-    Two functions of one name differ in it, and one function has the same in every process of a version of Python: what
-    counts is bytecode, defaults, closures, and the globals that it names, of an object or module its attributes and
-    state.
+    The digest distinguishes functions of the same name, and is the same in every process of one version of Python. It
+    covers bytecode, defaults, closures, and the globals that the code reads; for an object or an ``nn.Module``, its
+    attributes and state.
 
     >>> half, double = (functools.partial(torch.mul, factor) for factor in (0.5, 2.0))
     >>> loss_identity(half) == loss_identity(functools.partial(torch.mul, 0.5)) != loss_identity(double)
@@ -55,19 +55,19 @@ def loss_identity(loss: Any) -> str | None:
     try:
         for part in _parts(loss, {}):
             digest.update(len(part).to_bytes(8, "little") + part)
-    except Exception as error:  # an object of anybody's may hold anything
+    except Exception as error:  # user objects may contain anything
         logger.debug("%s has no digest: %s", loss_name(loss), error)
         return None
     return f"{loss_name(loss)} {digest.hexdigest()[:16]}"
 
 
 def settled(loss: Any, before: str | None) -> str | None:
-    """The identity of a loss after calls: the first one it had, where calls alone change it, as they do a counter.
+    """Return the identity of a loss after it was called; if calls change it, like a counter, its first identity.
 
-    Models that share the function would differ otherwise by how often it was called before each.
+    Otherwise the identity would depend on how often models that share the function had called it before.
 
     Args:
-        before: its identity before the calls.
+        before: the identity before the calls.
     """
     if before is None or loss_identity(loss) == before:
         return before
@@ -78,14 +78,14 @@ def settled(loss: Any, before: str | None) -> str | None:
 
 
 def _parts(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
-    """The bytes that an object is made of, each object once."""
+    """Yield the bytes that identify an object and its contents, each object once."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | types.EllipsisType):
         yield repr(value).encode()
         return
     yield type(value).__qualname__.encode()
     if id(value) in seen:
         return
-    seen[id(value)] = value  # kept, because the next object may get the id of one that is gone
+    seen[id(value)] = value  # kept alive, because a new object may get the id of a deleted one
     if isinstance(value, Tensor | np.ndarray | np.generic):
         array = value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
         yield f"{array.dtype} {tuple(array.shape)}".encode()
@@ -96,7 +96,7 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
 
 
 def _contents(value: Any) -> Sequence[Any]:
-    """The objects that an object is made of, in an order that is the same in every process."""
+    """Return the objects that an object consists of, in an order that is the same in every process."""
     if isinstance(value, types.ModuleType):
         return [value.__name__]
     if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType) and _is_known(value):
@@ -112,7 +112,7 @@ def _contents(value: Any) -> Sequence[Any]:
         known = [value.__globals__[name] for name in _globals(value.__code__) if name in value.__globals__]
         return [value.__code__, value.__defaults__, value.__kwdefaults__, cells, known]
     if isinstance(value, types.CodeType):
-        # Without names of arguments and places in files, which change nothing.
+        # Without argument names and line numbers, which do not change the result.
         return [value.co_code, value.co_names, value.co_consts[1:] if _documented(value) else value.co_consts]
     if isinstance(value, types.MethodType):
         return [value.__self__, value.__func__]
@@ -133,12 +133,12 @@ def _is_known(value: Any) -> bool:
 
 
 def _globals(code: types.CodeType) -> list[str]:
-    """Names of the globals that some code, or a function inside it, reads."""
+    """Return the names of the globals that some code, or a function defined in it, reads."""
     read = [str(one.argval) for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
     inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _globals(part)]
     return list(dict.fromkeys([*read, *inner]))
 
 
 def _documented(code: types.CodeType) -> bool:
-    """True if the first constant is a docstring, or the None in its place."""
+    """True if the first constant is a docstring, or None in place of one."""
     return bool(code.co_consts) and code.co_name != "<lambda>" and isinstance(code.co_consts[0], str | None)

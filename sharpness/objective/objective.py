@@ -111,7 +111,7 @@ class Objective(Values):
     """
 
     def loss(self, class_index: int | str | None = None) -> float:
-        """L, or L_c of a class by its index or name."""
+        """Return L, or L_c of a class by its index or name."""
         if class_index is None:
             return self.evaluate().mean
         return self.restrict(self.samples.indices(class_index)).loss()
@@ -119,16 +119,16 @@ class Objective(Values):
     @torch.inference_mode(False)
     @full_precision()
     def gradient(self, class_index: int | str | None = None) -> Tensor:
-        """The gradient of L, or of L_c: flat, shape (k,), in the model's dtype."""
+        """Return the gradient of L, or of L_c: flat, shape (k,), in the model's dtype."""
         require_eval(self.model)
         with buffers_kept(self.model):
             part = Products(self._engine, self._batches(class_index)).gradient_sum()
         return self._moved((distributed.total(part) / self._total(class_index)).to(self.dtype))
 
     def hvp(self, vector: Tensor, class_index: int | str | None = None, kind: str = "hessian") -> Tensor:
-        """The Hessian of L, or of L_c, times a vector: shapes (k,) to (k,), exact, in the model's dtype.
+        """Return the exact product of the Hessian of L, or of L_c, with a vector, (k,) to (k,), in the model's dtype.
 
-        For many products with the same data, use :meth:`operator`, which caches their common computations.
+        For many products with the same data, use :meth:`operator`, which caches what they have in common.
 
         Args:
             kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
@@ -140,13 +140,13 @@ class Objective(Values):
     @torch.inference_mode(False)
     @full_precision()
     def is_traced(self) -> bool:
-        """True if derivatives come from a trace of the model, which leaves the module as it is; traces it if needed."""
+        """True if derivatives come from a trace, which never changes the module; traces the model if needed."""
         with buffers_kept(self.model):
             return self._engine.is_traced(next(iter(self._batches(None))))
 
     @contextmanager
     def operator(self, class_index: int | str | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
-        """The Hessian of L, or of L_c, for many products: a function from (k,) to (k,) that caches activations.
+        """Open the Hessian of L, or of L_c, for many products: a function from (k,) to (k,) that caches activations.
 
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))
@@ -167,10 +167,10 @@ class Objective(Values):
     def quadratic_forms(
         self, vector: Tensor, class_index: int | str | None = None, operator: CurvatureOperator | None = None
     ) -> np.ndarray:
-        r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v.
+        r"""Return :math:`v' H_i v` for every sample, shape (n,); their weighted mean is v' H v.
 
         Args:
-            operator: the :meth:`operator` of these samples, whose cached activations are reused.
+            operator: the :meth:`operator` of these samples; its cached activations are reused.
         """
 
         def forms() -> Tensor:
@@ -182,7 +182,7 @@ class Objective(Values):
     @torch.inference_mode(False)
     @full_precision()
     def slopes(self, vector: Tensor, class_index: int | str | None = None) -> np.ndarray:
-        r""":math:`v' \nabla \ell_i` of every sample, shape (n,); their weighted mean is v' times the gradient."""
+        r"""Return :math:`v' \nabla \ell_i` for every sample, (n,); their weighted mean is v' times the gradient."""
         along = self._moved(vector.detach().to(self.device, self.dtype, copy=vector.is_inference()))
 
         def found() -> Tensor:
@@ -191,7 +191,7 @@ class Objective(Values):
         return self._of_every_sample(class_index, found)
 
     def _of_every_sample(self, class_index: int | str | None, compute: Callable[[], Tensor]) -> np.ndarray:
-        """Numbers of all samples, of which ``compute`` gives those of this process, if it has any."""
+        """Return a number for every sample; ``compute`` returns those of this process, if it has any samples."""
         require_eval(self.model)
         whole = torch.zeros(len(self.samples.indices(class_index)), dtype=torch.float64)
         positions = distributed.share(torch.arange(len(whole)))
@@ -201,31 +201,31 @@ class Objective(Values):
         return distributed.total(whole).numpy()
 
     def restrict(self, what: Selection) -> Objective:
-        """The objective of a class (index or name), a group, several names, or samples at some indices or of a mask.
+        """Return the objective of a class (index or name), a group, several names, or samples by index or mask.
 
         Raises:
-            UserError: an unknown class or group, one without samples, or indices that are none of these samples.
+            UserError: an unknown class or group, one without samples, or indices out of range.
         """
         return self._over(self.samples.restrict(what))
 
     def matched(self, samples: int, seed: int = 0) -> Objective:
-        """The objective with equally many samples of every class that has any: see :meth:`Samples.matched`."""
+        """Return the objective with equally many samples of every class that has any, see :meth:`Samples.matched`."""
         return self._over(self.samples.matched(samples, seed))
 
     def in_order_of(self, other: Objective) -> Objective:
-        """The same objective with its samples in the order of another one; equal inputs are shared."""
+        """Return the same objective with its samples in the order of another one; equal inputs are shared."""
         return self._over(self.samples.in_order_of(other.samples))
 
     def counted(self, train_counts: Sequence[int]) -> Objective:
-        """The same objective with other training counts per class, (C,), and groups from them unless given.
+        """Return the same objective with other training counts per class, (C,), and groups from them unless given.
 
         Raises:
-            UserError: they are of other classes.
+            UserError: the counts do not match the classes.
         """
         return self._over(self.samples.counted(train_counts))
 
     def in_coordinates(self, coordinates: str) -> Objective:
-        r"""The same loss as a function of u, with weights w + D u; derivatives and displacements refer to u = 0.
+        r"""Return the same loss as a function of u, with weights w + D u; derivatives and displacements are those of u.
 
         With ``"filter"``, D is diagonal and holds the norm of each parameter's filter, see
         :func:`~sharpness.objective.coordinates.filter_scales`. The Hessian is then :math:`D H D`, which is invariant to
@@ -244,7 +244,7 @@ class Objective(Values):
         return other
 
     def _over(self, samples: Samples) -> Objective:
-        """The same loss of the same model over other samples, without tracing the model again."""
+        """Return the same loss of the same model over other samples, without tracing the model again."""
         if samples is self.samples:
             return self
         other = copy.copy(self)
@@ -252,9 +252,9 @@ class Objective(Values):
         return other
 
     def provenance(self) -> dict[str, Any]:
-        """Everything needed to understand and reproduce a result, as plain values."""
+        """Return everything needed to understand and reproduce a result, as plain values."""
         heads = [m for m in self.model.modules() if hasattr(m, "scale") and hasattr(m, "filter_axes")]
-        # Plain values: they are written to files, and digested as keys of unfinished work.
+        # Plain values, because they are written to files and hashed as keys of unfinished work.
         return {
             "model": type(self.model).__name__,
             "model_sha256": self.model_sha256(),

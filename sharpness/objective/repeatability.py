@@ -1,4 +1,4 @@
-"""Two passes over the same samples, which agree unless a loss is random or depends on a sample's neighbours."""
+"""Two passes over the same samples, which agree unless the loss is random or depends on other samples in a batch."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 def repeated_passes(objective: Values) -> SampleSums:
-    """Evaluate all samples forwards and backwards, and return what the first pass gave.
+    """Evaluate all samples in order and in reverse order, and return the result of the first pass.
 
-    The second pass goes backwards, so that a sample has other neighbours and another place in its batch.
+    In the second pass, every sample has other neighbours and another position in its batch.
 
     Args:
-        objective: at the weights as they are.
+        objective: the objective, at its current weights.
 
     Raises:
-        UserError: the loss is random, or not finite, or a sample's depends on its place; the message says where.
+        UserError: the loss is random, not finite, or depends on a sample's position; the message says where.
     """
 
     def statistics() -> AbstractContextManager[None]:
-        """BatchNorm's statistics as probes see them at w."""
+        """Use the BatchNorm statistics that probes use at w."""
         return objective.at(torch.zeros(objective.num_parameters)) if objective.batchnorm != "eval" else nullcontext()
 
     with statistics():
@@ -53,7 +53,7 @@ def repeated_passes(objective: Values) -> SampleSums:
                 f"two passes over the same data gave losses {first.mean:.6g} and {again.mean:.6g}: {where} is "
                 f"random, or keeps a state; {in_eval(objective._outputs)}freeze it, or seed it in every call"
             )
-        # Kernels of other batch sizes round otherwise, which a sum over a class shows and a single sample explains.
+        # Kernels for different batch sizes round differently. This shows in sums over a class; single samples tell.
         off = np.abs(first.losses - second.losses)
         size = max(1.0, float(np.abs(first.losses).max()))
         rounding = 1e-6 if objective.dtype is torch.float64 else 1e-3

@@ -1,4 +1,4 @@
-"""Samples with their classes, weights and groups, as an objective takes the mean of a loss over them."""
+"""Samples with their classes, weights and groups, over which an objective averages a loss."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from sharpness.engine.class_sums import WeightedBatch
 from sharpness.errors import UserError, choose, require_whole
 
 Groups = Mapping[str, Sequence[int | str]] | str | None
-#: A class by index or name, a group by name, or samples by index or as a mask.
+#: A class by index or name, a group by name, several names, or samples by index or mask.
 Selection = int | str | Sequence[str] | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
-#: Names of classes in a message.
+#: Number of class names shown in a message.
 SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Inputs and targets as they were read, before it is known how many classes there are.
+    """Inputs and targets as read, before the number of classes is known.
 
     Attributes:
-        x: (n, ...) inputs; several inputs of a model packed into columns.
+        x: (n, ...) inputs; several inputs of a model are packed into columns.
         y: (n, ...) targets.
         weights: (n,) the a_i, positive.
-        layout: where each of several inputs is in ``x``; None of a single one.
-        content: what tells the samples apart.
+        layout: positions of several inputs in ``x``; None for a single input.
+        content: content that identifies the samples.
 
     Raises:
         UserError: weights that are not positive, or not one for each sample.
@@ -54,26 +54,26 @@ class Table:
 
     @property
     def tensors(self) -> tuple[Inputs, Tensor]:
-        """Inputs, in the form in which the model takes them, and targets."""
+        """Inputs, in the form that the model accepts, and targets."""
         return self.x if self.layout is None else self.layout.as_given(self.x), self.y
 
 
 @dataclass(frozen=True, eq=False)
 class Samples(Table):
-    """Inputs and targets with the class of every sample, and what is known of the classes.
+    """Inputs and targets with the class of every sample, and all information about the classes.
 
-    An :class:`Objective` makes them of its data, as ``objective.samples``, and takes them in place of data, for another
-    model or another loss: prepared once, the same for all. They never change: what chooses samples, or tells more of
-    them, returns others.
+    An :class:`Objective` makes samples from its data, as ``objective.samples``. It also accepts them in place of data,
+    so that they can be prepared once for several models or losses. Samples are immutable: methods that select samples
+    or add information return new ones.
 
     Attributes:
         classes: (n,) int64 class indices.
         class_names: (C,).
-        classes_from: ``"labels"``, ``"classes"``, ``"group_by"``, or ``"none"``: one class.
-        weighted: whether the weights were given, or made by a loss; a loss does not change such weights.
-        train_counts: (C,) training images of each class; None where they are not known.
+        classes_from: ``"labels"``, ``"classes"``, ``"group_by"``, or ``"none"`` for a single class.
+        weighted: whether the weights were given or come from a loss; another loss does not change them.
+        train_counts: (C,) number of training images of each class; None if unknown.
         groups: class indices of every group.
-        group_convention: by which training images make the groups; None where the groups were given.
+        group_convention: convention that derives the groups from training counts; None if the groups were given.
 
     >>> from sharpness.objective import Description, Objective
     >>> samples = Description(class_names=("cat", "dog")).prepare((torch.eye(4), [0, 1, 1, 1]))
@@ -94,17 +94,17 @@ class Samples(Table):
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return len(self.class_names)
 
     @property
     def num_samples(self) -> int:
-        """n."""
+        """n, the number of samples."""
         return len(self.y)
 
     @cached_property
     def class_samples(self) -> np.ndarray:
-        """Samples of each class, shape (C,)."""
+        """Number of samples of each class, shape (C,)."""
         return torch.bincount(self.classes, minlength=self.num_classes).numpy()
 
     @cached_property
@@ -114,12 +114,12 @@ class Samples(Table):
 
     @property
     def present_groups(self) -> dict[str, list[int]]:
-        """Of every group the classes that have samples, over which its value is the mean."""
+        """The classes of every group that have samples; the value of a group is the mean over these."""
         return {name: [c for c in classes if self.class_samples[c]] for name, classes in self.groups.items()}
 
     @cached_property
     def data_sha256(self) -> str:
-        """Of inputs, targets, weights, and classes that are not the labels, bit by bit: the key of unfinished work."""
+        """SHA-256 of inputs, targets, weights, and classes unless they are the labels; the key of unfinished work."""
         digest = hashlib.sha256()
         further = () if self.classes_from in ("labels", "none") else (self.classes,)
         for t in (self.x, self.y, self.weights, *further):
@@ -135,12 +135,12 @@ class Samples(Table):
 
     @property
     def image_constants(self) -> dict[str, list[float]] | None:
-        """``mean`` and ``std`` of the inputs per channel; None where they are not known."""
+        """``mean`` and ``std`` of the inputs per channel; None if unknown."""
         mean, std = self.content.mean, self.content.std
         return None if mean is None or std is None else {"mean": list(mean), "std": list(std)}
 
     def indices(self, which: int | str | None) -> Tensor:
-        """Indices of the samples of a class, by its index or name, or of all samples.
+        """Return the indices of the samples of a class, by its index or name, or of all samples.
 
         Raises:
             UserError: an unknown class, or one without samples.
@@ -156,11 +156,10 @@ class Samples(Table):
         return self._of_classes([which], f"class {which}")
 
     def restrict(self, what: Selection) -> Samples:
-        """Keep the samples of a class, by its index or name, of a group, of several of them by name, or those at some
-        indices or of a mask.
+        """Keep the samples of a class (index or name), a group, several names, or samples by index or mask.
 
         Raises:
-            UserError: an unknown class or group, one without samples, or indices that are none of these samples.
+            UserError: an unknown class or group, one without samples, or indices out of range.
         """
         if isinstance(what, str) and what in self.groups:
             kept = self._of_classes(self.groups[what], f"group {what}")
@@ -186,14 +185,14 @@ class Samples(Table):
     def matched(self, samples: int, seed: int = 0) -> Samples:
         """Draw equally many samples of every class that has any, without replacement.
 
-        The same samples are drawn whatever their order, and whatever normalises them.
+        The draw does not depend on the order of the samples or their normalisation.
 
         Args:
-            samples: of each class.
-            seed: of the draw.
+            samples: number of samples of each class.
+            seed: seed of the draw.
 
         Raises:
-            UserError: a class has fewer.
+            UserError: a class has fewer samples.
         """
         counts, digests = self.class_samples, self.identity.digests
         if samples < 1 or bool(((counts > 0) & (counts < samples)).any()):
@@ -208,23 +207,23 @@ class Samples(Table):
         return self.restrict(np.sort(np.concatenate(chosen)))
 
     def in_order_of(self, other: Samples) -> Samples:
-        """Bring the samples into the order of others, which are the same; equal inputs are shared with them."""
+        """Bring the samples into the order of ``other``, which has the same samples; equal inputs are shared."""
         if self is other or self.data_sha256 != other.data_sha256:
             order = other.identity.order_of(self.identity)
             return self if order is None else self.restrict(order)
         return replace(self, x=other.x, content=other.content)  # one copy in memory for any number of models
 
     def counted(self, train_counts: Sequence[int]) -> Samples:
-        """Set the training images per class, (C,), and groups by them where groups were not given.
+        """Set the training counts per class, (C,), and derive groups from them unless groups were given.
 
         Raises:
-            UserError: they are of other classes.
+            UserError: the counts do not match the classes.
         """
         groups = self.group_convention or self.groups or None
         return replace(self, **grouping(train_counts, groups, self.class_names))
 
     def weighed_by(self, loss: Any) -> Samples:
-        """Multiply the weights by those of a loss that has a method ``weights(y)``, unless they are settled."""
+        """Multiply the weights by those of a loss with a method ``weights(y)``, unless ``weighted`` is true."""
         of_loss = getattr(loss, "weights", None)
         if self.weighted or not callable(of_loss):
             return self
@@ -233,7 +232,7 @@ class Samples(Table):
 
 
 def grouping(train_counts: Any, groups: Groups, class_names: Sequence[str]) -> dict[str, Any]:
-    """The three fields that tell of training images: these, and the groups that they make unless groups are given."""
+    """Return the three fields about training images: their counts, and groups derived from them unless given."""
     counts = None if train_counts is None else training_counts(train_counts, len(class_names), class_names)
     if groups is None and counts is not None:
         groups = CONVENTION
@@ -243,10 +242,10 @@ def grouping(train_counts: Any, groups: Groups, class_names: Sequence[str]) -> d
 
 
 def chosen(what: Any, samples: int) -> Tensor:
-    """The indices (m,) that a user chose among all samples, by number or as a mask.
+    """Return the indices (m,) of the samples that a user chose by index or mask.
 
     Raises:
-        UserError: none, numbers outside of them, or neither integers nor a mask of all samples.
+        UserError: no samples, indices out of range, or neither integers nor a mask of all samples.
 
     >>> chosen([True, False, True], 3).tolist(), chosen([2, 0], 3).tolist()
     ([0, 2], [2, 0])
@@ -270,13 +269,13 @@ def chosen(what: Any, samples: int) -> Tensor:
 
 
 class Batches(Sequence[WeightedBatch]):
-    """Inputs, targets and weights of parts of some samples, which are not in memory before they are asked for.
+    """Batches of some samples: inputs, targets and weights, which are only loaded on access.
 
     Args:
-        columns: of all samples; inputs may be rows that are read from a disk.
-        indices: of the samples.
-        size: of a batch, at most.
-        device: where batches go.
+        columns: inputs, targets and weights of all samples; inputs may be read from disk.
+        indices: indices of the samples.
+        size: largest size of a batch.
+        device: device of the batches.
 
     >>> x = torch.arange(5.0)
     >>> [batch[0].tolist() for batch in Batches((x, x, x), torch.tensor([4, 0, 2]), 2, torch.device("cpu"))]

@@ -1,8 +1,8 @@
-r"""The temperature of a model: the divisor of its logits at which their probabilities fit images that are not probed.
+r"""The temperature of a model: the divisor of its logits that calibrates their probabilities on held-out images.
 
-A loss and its curvature depend on how confident a network is, not on its minimum alone: where all logits grow, those of
-images that are classified correctly fall to nothing. Networks are compared at equal confidence where the logits of each
-are divided by its own temperature (Guo et al., "On calibration of modern neural networks", ICML 2017).
+A loss and its curvature do not only depend on the minimum but also on the confidence of the network: as all logits
+grow, the loss and curvature of correctly classified images vanish. To compare networks at equal confidence, the logits
+of each are divided by its own temperature (Guo et al., "On calibration of modern neural networks", ICML 2017).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from sharpness.objective.samples import Samples
 if TYPE_CHECKING:
     from sharpness.objective.values import Values
 
-#: What probes may take for logits: the model's own, or these divided by its temperature.
+#: Logits that probes can use: the model's own, or these divided by its temperature.
 LOGITS = ("calibrated", "temperature")
-#: Ends of the search, of the logarithm of a factor of logits that vary by 1.
+#: Search interval for the logarithm of the factor of logits with unit spread.
 ENDS = (-12.0, 12.0)
 logger = logging.getLogger("sharpness")
 
@@ -37,10 +37,10 @@ class Temperature:
     """A temperature T, with the standard error of its fit.
 
     Attributes:
-        value: T; logits are divided by it.
-        standard_error: over the images of the fit; NaN of a temperature that was given.
-        samples: number of these images.
-        images: which these are, in words.
+        value: T, by which logits are divided.
+        standard_error: over the images of the fit; NaN for a given temperature.
+        samples: number of images of the fit.
+        images: description of these images.
     """
 
     value: float
@@ -53,14 +53,14 @@ class Temperature:
             raise UserError(f"temperature {self.value}: give a positive number, or logits='temperature' to fit it")
 
     def provenance(self) -> dict[str, Any]:
-        """Plain values, for a result."""
+        """Return plain values for a result."""
         named = {"value": "temperature", "standard_error": "temperature_se"}
         return {named.get(name, f"temperature_{name}"): value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class AtTemperature:
-    """A loss of logits that are divided by a temperature.
+    """A loss of logits divided by a temperature.
 
     >>> from sharpness.engine.class_sums import cross_entropy
     >>> halved = AtTemperature(cross_entropy, 2.0)
@@ -76,11 +76,11 @@ class AtTemperature:
 
 
 def temperature_of_logits(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> tuple[float, float]:
-    r"""Fit a temperature to logits u by the smallest mean cross-entropy of ``u / T``.
+    r"""Fit the temperature of logits u by minimising the mean cross-entropy of ``u / T``.
 
-    With :math:`\beta = 1 / T` the loss is convex, and its minimum the root of the mean of
-    :math:`s_i = E_{p_i} u_i - u_{i y_i}`, where :math:`p_i = \operatorname{softmax}(\beta u_i)`. The error is that of
-    an estimate that need not be the true model,
+    In :math:`\beta = 1 / T` the loss is convex, and its minimum is the root of the mean of
+    :math:`s_i = E_{p_i} u_i - u_{i y_i}`, where :math:`p_i = \operatorname{softmax}(\beta u_i)`. The standard error is
+    valid even if no temperature gives the true probabilities (sandwich estimate),
 
     .. math:: \mathrm{se}(\beta)^2 = \frac{n}{n - 1} \frac{\sum_i a_i^2 s_i^2}{(\sum_i a_i \operatorname{Var}_{p_i}
         u_i)^2}, \qquad \mathrm{se}(T) = T^2 \mathrm{se}(\beta).
@@ -88,15 +88,15 @@ def temperature_of_logits(logits: Tensor, labels: Tensor, weights: Tensor | None
     Args:
         logits: (n, C).
         labels: (n,)
-        weights: a, (n,); 1 unless given.
+        weights: a, (n,); by default 1.
 
     Returns:
         The temperature and its standard error.
 
     Raises:
-        UserError: no temperature is best: every label has the largest logit, or they say nothing of the labels.
+        UserError: there is no minimum: every label has the largest logit, or the logits do not predict the labels.
 
-    Of three images in four the larger logit, by 2 log 3, is the label's; its probability is 3/4 at T = 2:
+    For three of four images, the label's logit is larger by 2 log 3; its probability is 3/4 at T = 2:
 
     >>> logits = torch.tensor([[2 * math.log(3.0), 0.0]] * 4)
     >>> round(temperature_of_logits(logits, torch.tensor([0, 0, 0, 1]))[0], 6)
@@ -105,7 +105,7 @@ def temperature_of_logits(logits: Tensor, labels: Tensor, weights: Tensor | None
     logits = logits.double() - logits.double().mean(dim=1, keepdim=True)
     a = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.double()
     n, spread = len(labels), float(a @ logits.square().mean(dim=1))
-    # Logits of every scale are searched alike: the ends are far beyond any temperature of logits that vary by 1.
+    # Independent of the scale of the logits: the interval far exceeds any temperature of logits with unit spread.
     scale = math.sqrt(spread / float(a.sum())) if spread > 0 else 1.0
     u = logits / scale
 
@@ -138,10 +138,10 @@ def fit_temperature(objective: Values, images: str) -> Temperature:
     """Fit the temperature of a model on the samples of an objective.
 
     Args:
-        images: which these are, in words.
+        images: description of the samples.
 
     Raises:
-        UserError: targets are no labels of the outputs, or no temperature is best.
+        UserError: targets are not labels of the outputs, or there is no best temperature.
     """
     if not objective.has_answers:
         raise UserError(
@@ -156,10 +156,10 @@ def fit_temperature(objective: Values, images: str) -> Temperature:
 
 
 def require_logits(logits: Any, held_out: Any) -> None:
-    """Refuse what is neither a kind of logits nor a temperature, and images that no temperature would be fitted on.
+    """Check ``logits`` and ``held_out``.
 
     Raises:
-        UserError: as said.
+        UserError: ``logits`` is neither a kind of logits nor a temperature, or ``held_out`` would not be used.
     """
     if isinstance(logits, str):
         choose("logits", logits, LOGITS)
@@ -172,10 +172,10 @@ def require_logits(logits: Any, held_out: Any) -> None:
 def chosen_temperature(
     objective: Values, logits: str | float | Temperature, held_out: Any, **options: Any
 ) -> Temperature | None:
-    """Find the temperature that ``logits`` and ``held_out`` of an objective ask for; None for calibrated logits.
+    """Return the temperature that ``logits`` and ``held_out`` of an objective specify; None for calibrated logits.
 
     Args:
-        options: of the objective of ``held_out``.
+        options: options of the objective of ``held_out``.
     """
     if not isinstance(logits, str):
         return logits if isinstance(logits, Temperature) else Temperature(float(logits))

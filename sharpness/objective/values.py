@@ -1,4 +1,4 @@
-"""Values of a loss of a model over fixed samples, from forward passes: overall, by class, at moved weights."""
+"""Values of a loss of a model over fixed samples, from forward passes: overall, per class, at other weights."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ logger = logging.getLogger("sharpness")
 
 
 class OfSamples(Generic[T]):
-    """An attribute of an objective that is the one of the same name of its samples."""
+    """An attribute of an objective that is read from its samples, under the same name."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -70,7 +70,7 @@ class OfSamples(Generic[T]):
 
 
 class Values:
-    """The values of an :class:`~sharpness.Objective`, all that forward passes give."""
+    """The part of an :class:`~sharpness.Objective` that only needs forward passes."""
 
     x = OfSamples[Tensor]()
     y = OfSamples[Tensor]()
@@ -116,11 +116,11 @@ class Values:
         self.loss_name, self.loss_identity = loss_name(loss), loss_identity(loss)
         self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
         self.coordinates = "plain"
-        #: The file that the model was read from, beside which a run keeps what else is known of it.
+        #: The file that the model was read from; other files of its run are in the same folder.
         self.origin: str | None = None
         self._scales: Tensor | None = None
         self.batch_size = None if isinstance(batch_size, str) else int(batch_size)
-        reference = next(p for p in model.parameters() if p.is_floating_point())  # integers may stand before it
+        reference = next(p for p in model.parameters() if p.is_floating_point())  # integers may come first
         self.device, self.dtype = reference.device, reference.dtype
         if unknown := [name for name in described if name not in SampleOptions.__annotations__]:
             raise TypeError(f"Objective() got an unexpected keyword argument {unknown[0]!r}")
@@ -129,13 +129,13 @@ class Values:
         call = None if table.layout is None else table.layout.call
         self._called = model if call is None else Outputs(model, None, call)
         self._outputs = Outputs(model, output, call)
-        # The model is called before the samples are described: the width of its outputs may tell how many classes
-        # there are. That reentrant checkpointing hides parameters is said by a warning of the first pass alone.
+        # The model is called before the samples are described, because the width of its outputs may give the number of
+        # classes. Only the first pass warns if reentrant checkpointing hides parameters.
         first = table.x[:8].to(self.device, self.dtype if table.x.is_floating_point() else None, copy=True)
         self._largest_batch = largest_batch(self._called, first[:1].clone(), table.layout, type(model).__name__)
         with hidden_noticed() as hidden, half_noticed(model) as half:
             outputs = first_outputs(self._forward, first, type(model).__name__)
-        #: The half precision that the model itself computes in, as text; empty where there is none.
+        #: A description of the half precision that the model itself computes in; empty if there is none.
         self.half_precision = "".join(half)
         if self.half_precision:
             logger.warning(
@@ -156,7 +156,7 @@ class Values:
         targets = self.y[: len(outputs)].to(self.device)
         values = first_losses(self.loss_function, outputs, targets)
         self._require_independent()
-        # Parameters that no gradient reaches have rows of zeros in the Hessian: the graph tells which are left out.
+        # Parameters that receive no gradient have rows of zeros in the Hessian; the graph shows which to leave out.
         self.names, self.parameters = parameters_in_scope(model, values.sum(), parameters, bool(hidden))
         if not isinstance(loss, str):
             require_through_outputs(self.loss_function, outputs, targets, self.names, self.parameters)
@@ -166,41 +166,41 @@ class Values:
         self._examined = self._condition()
 
     def _require_independent(self) -> None:
-        """Refuse a loss of which one sample changes another's: sums over batches, and L_c itself, have no meaning."""
+        """Refuse a loss in which samples affect each other: sums over batches, and L_c, would be meaningless."""
         few = few_samples(self.y)
         require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
 
     def _condition(self) -> tuple[str, Any]:
-        """The state of the model that an examination holds for: weights, buffers, modules and their settings."""
+        """Return the state for which an examination is valid: weights, buffers, modules and their settings."""
         return state_sha256(self.model), structure(self.model)
 
     @property
     def num_parameters(self) -> int:
-        """k: scalars in scope that receive a gradient."""
+        """k, the number of scalars in scope that receive a gradient."""
         return sum(p.numel() for p in self.parameters)
 
     @property
     def precision(self) -> str:
-        """The model's precision: the name of its dtype."""
+        """The name of the model's dtype."""
         return str(self.dtype).removeprefix("torch.")
 
     @cached_property
     def flops_per_sample(self) -> int:
-        """Floating-point operations of a forward pass."""
+        """Number of floating-point operations of a forward pass."""
         with buffers_kept(self.model):
             return forward_flops(self._outputs, self._first(1))
 
     def evaluate(self) -> ClassSums:
-        """Loss sums, weights and correct predictions per class, from one pass over the data."""
+        """Compute loss sums, weights and correct predictions per class in one pass over the data."""
         return self.evaluate_samples()
 
     @torch.no_grad()
     @full_precision()
     def evaluate_samples(self, backwards: bool = False) -> SampleSums:
-        """Loss sums, weights and correct predictions per class, with the contribution of every sample.
+        """Compute loss sums, weights and correct predictions per class, with the contribution of every sample.
 
         Args:
-            backwards: evaluate the samples in the reverse order, in which each has other neighbours.
+            backwards: evaluate the samples in reverse order, so that each has other neighbours in its batch.
         """
         require_eval(self.model)
         rows = torch.zeros(4, self.num_samples, dtype=torch.float64)
@@ -218,7 +218,7 @@ class Values:
     @torch.no_grad()
     @full_precision()
     def outputs(self) -> Tensor:
-        """The model's outputs for all samples, (n, ...), on the CPU; for a classifier, calibrated logits."""
+        """Return the model's outputs for all samples, (n, ...), on the CPU; for a classifier, calibrated logits."""
         require_eval(self.model)
         done = [self._forward(x).cpu() for x, _, _ in self._batches(None)] or [self._forward(self._first(1)).cpu()[:0]]
         found = torch.cat(done)
@@ -228,16 +228,16 @@ class Values:
 
     @property
     def has_answers(self) -> bool:
-        """True if the largest output is a prediction that is right or wrong: targets are labels of the outputs."""
+        """True if targets are labels of the outputs, so that predictions (the largest output) are right or wrong."""
         return self._answers is not None
 
     @torch.no_grad()
     @full_precision()
     def confusion(self) -> np.ndarray:
-        """The confusion matrix (C, C): samples of each label (rows) by prediction (columns).
+        """Return the confusion matrix (C, C): numbers of samples by label (rows) and prediction (columns).
 
         Raises:
-            UserError: targets are no labels, or the outputs are not (n, C).
+            UserError: targets are not labels, or outputs are not (n, C).
         """
         require_eval(self.model)
         if self._answers is None:
@@ -257,7 +257,7 @@ class Values:
         """Make the function ``displacement (k,) -> ClassSums`` at ``w + displacement``, for many points.
 
         A model that cannot be traced, or whose statistics are recalibrated, is moved in place and evaluated. Every
-        process evaluates all samples: processes share points.
+        process evaluates all samples; it is the points that are divided among processes.
 
         Args:
             precision: ``"bfloat16"``, for models in float32, or the model's own.
@@ -268,18 +268,21 @@ class Values:
         return evaluation(self, precision)
 
     def class_losses(self) -> np.ndarray:
-        """L_c, shape (C,), from one pass; NaN for a class without samples."""
+        """Return L_c for all classes, shape (C,), from one pass; NaN for a class without samples."""
         return self.evaluate().class_means
 
     def _moved(self, displacement: Tensor) -> Tensor:
-        """A displacement u in the objective's coordinates as one of the weights, D u; D is its own transpose."""
+        """Convert a displacement u in the objective's coordinates to the displacement D u of the weights.
+
+        D is diagonal: gradients by the weights are converted to those by u in the same way.
+        """
         return displacement if self._scales is None else displacement * self._scales.to(displacement)
 
     def in_own_coordinates(self, displacement: Tensor) -> Tensor:
-        """A displacement of the weights, flat (k,), converted to the objective's coordinates, as :meth:`at` takes it.
+        """Convert a displacement of the weights, flat (k,), to the objective's coordinates, as used by :meth:`at`.
 
         Raises:
-            UserError: it moves a filter of zeros, which has no coordinates in units of its norm.
+            UserError: the displacement moves a filter of zeros, which has no filter coordinates.
         """
         if self._scales is None:
             return displacement
@@ -300,7 +303,7 @@ class Values:
 
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
-        """The model at ``w + displacement``, flat (k,); weights and statistics are always restored exactly."""
+        """Move the model to ``w + displacement``, flat (k,); weights and statistics are always restored exactly."""
         with undisturbed(kept=False), buffers_kept(self.model):
             norms = batchnorms(self.model) if self.batchnorm == "recalibrate" else []
             buffers = [b for m in norms for b in m.buffers()]
@@ -323,7 +326,7 @@ class Values:
 
     @contextmanager
     def checked(self, sums: SampleSums) -> Iterator[None]:
-        """Let :meth:`check` return what it returned before, for several probes between which nothing changes."""
+        """Let :meth:`check` return an earlier result, for several probes between which nothing changes."""
         self._checked = sums
         try:
             yield
@@ -332,12 +335,12 @@ class Values:
 
     @full_precision()
     def check(self) -> SampleSums:
-        """Check that two passes agree and are finite, and return the loss at the centre; every probe does this first.
+        """Check that two passes agree and are finite, and return their sums; every probe calls this first.
 
-        A model that has changed since it was checked is checked again.
+        A model that has changed since it was examined is examined again.
 
         Raises:
-            UserError: the loss is random, or not finite, or a sample's depends on its place; the message says where.
+            UserError: the loss is random, not finite, or depends on a sample's position; the message says where.
         """
         if self._checked is not None:
             return self._checked
@@ -348,17 +351,17 @@ class Values:
         return repeated_passes(self)
 
     def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
-        """One flat vector (k,) from tensors by parameter name."""
+        """Return one flat vector (k,) from tensors by parameter name."""
         return torch.cat([tensors[name].reshape(-1) for name in self.names]).to(self.device, self.dtype)
 
     @cached_property
     def filter_axes(self) -> dict[str, int]:
-        """For every parameter in scope, the axis that runs over its filters (0 unless its module says otherwise)."""
+        """The axis that runs over the filters of every parameter in scope; 0 unless its module states another."""
         axes = filter_axes(self.model)
         return {name: axes.get(name, 0) for name in self.names}
 
     def model_sha256(self) -> str:
-        """Of all weights and buffers as they are now."""
+        """Return the SHA-256 of the current weights and buffers."""
         return state_sha256(self.model)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -372,13 +375,13 @@ class Values:
         return float(self.weights[self.samples.indices(class_index)].double().sum())
 
     def _batches(self, class_index: int | str | None, backwards: bool = False) -> Iterable[WeightedBatch]:
-        """This process's share of the samples."""
+        """Return the batches of this process's share of the samples."""
         share = distributed.share(self.samples.indices(class_index))
         share = share.flip(0) if backwards else share
         size = self.batch_size or even_batch(len(share), self._largest_batch, self.device)
         batches = Batches((self.x, self.y, self.weights), share, size, self.device)
-        # A copy to another device takes longer than one in memory: there batches stay, unless a disk has more of them
-        # than the device holds.
+        # Copies to another device are slow: there, batches are kept, unless they are read from disk, where there may be
+        # more than fit on the device.
         return batches if self.device.type == "cpu" or isinstance(self.x, Rows) else iter(batches)
 
     def _first(self, samples: int) -> Tensor:
