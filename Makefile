@@ -1,8 +1,8 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# On a fresh machine, `make demo` and `make test` do everything.
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Tests start processes, and a second run starts with what the first has compiled.
+# Tests start many processes, which reuse compiled bytecode.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow test-distributed test-faults test-lowest test-newest test-pythons matrix lint bench-quick bench bench-full bench-gpu gallery glyphs notebooks docs linkcheck clean
@@ -23,14 +23,14 @@ test-distributed: .venv/installed
 matrix: .venv/installed
 	tests/matrix.sh
 
-# For maintainers: the tests with the lowest versions that setup.cfg allows, and with the newest of everything.
+# For maintainers: the tests with the lowest versions that setup.cfg allows, and with the newest versions.
 test-lowest: .venv-lowest/installed
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist worksteal
 
 test-newest: .venv-newest/installed
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal
 
-# A thousand hostile files and a hundred faults of every long command, where `make test` tries a few of each.
+# A thousand hostile files and a hundred faults of every long command; `make test` tries a few of each.
 test-faults: .venv/installed
 	HOSTILE_FILES=1000 FAULTS=100 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/hostile tests/faults
 
@@ -39,8 +39,8 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The same tables at three sizes, which they state: in three minutes, in fifteen, and those that are kept and quoted.
-# The last takes hours: what its first file has is not made again, so that the command goes on after an interruption.
+# The same tables at three sizes, stated in each table: three minutes, fifteen minutes, and those that the pages quote.
+# The last takes hours. It resumes after an interruption: rows that its first file already has are not measured again.
 bench-quick: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/answers.py --size quick
 
@@ -56,16 +56,16 @@ bench-full: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/step_cost.py --output benchmarks/step_cost-float32.txt
 	.venv-bench/bin/python benchmarks/step_cost.py --precision bfloat16 --output benchmarks/step_cost-bfloat16.txt
 
-# The tests marked cuda and the table of the card at hand, in benchmarks/gpu-CARD.txt.
+# The tests marked cuda, and the table for the GPU of this machine, benchmarks/gpu-CARD.txt.
 bench-gpu: .venv/installed
 	$(BIN)/python benchmarks/gpu.py
 
-# For maintainers: the pictures and tables in figures/, and the table in the README, from trainings of their own.
+# For maintainers: train anew, and make the pictures and tables in figures/ and the table in the README.
 gallery: .venv/installed
 	rm -rf $(addprefix runs/gallery/,$(or $(PARTS),demo))
 	$(BIN)/python docs/gallery.py $(PARTS)
 
-# Fonts of Han characters for `sharpness data make glyphs-lt`: unpacked, nothing is installed.
+# Download and unpack fonts with Han characters for `sharpness data make glyphs-lt`; nothing is installed.
 GLYPHS := fonts-wqy-zenhei fonts-wqy-microhei fonts-arphic-ukai fonts-arphic-uming fonts-arphic-gkai00mp \
   fonts-arphic-bkai00mp fonts-arphic-gbsn00lp fonts-arphic-bsmi00lp fonts-ipafont-gothic fonts-ipafont-mincho \
   fonts-ipaexfont-gothic fonts-ipaexfont-mincho fonts-vlgothic fonts-horai-umefont fonts-noto-cjk \
@@ -76,7 +76,7 @@ glyphs: .venv/installed
 	mkdir -p out/fonts && cd out/fonts && apt-get download $(GLYPHS) && for file in *.deb; do dpkg -x $$file .; done
 	$(BIN)/sharpness data make glyphs-lt --classes 1000 --side 32 --fonts out/fonts -o out/glyphs
 
-# The documentation site, in out/site/index.html; without network once the environment is installed.
+# The documentation site, out/site/index.html; needs no network once the environment is installed.
 docs: .venv/docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs out/site
 	@echo "the site: out/site/index.html"
@@ -84,11 +84,11 @@ docs: .venv/docs
 linkcheck: .venv/docs
 	$(BIN)/python -m sphinx -q -b linkcheck docs out/linkcheck
 
-# The notebooks from their texts, each run by a clean kernel.
+# The notebooks, built from their sources and run with clean kernels.
 notebooks: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python docs/make_notebooks.py
 
-# torch comes first and pinned, so that nothing else can pull in another build of it.
+# torch is installed first, pinned, because other packages could pull in another build.
 .venv/installed: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
@@ -106,7 +106,7 @@ notebooks: .venv/installed
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[test]'
 	touch $@
 
-# The quick tests with every Python from 3.11 on that is installed here, each in an environment of its own.
+# The quick tests with every installed Python from 3.11 on, each in its own environment.
 test-pythons:
 	@for version in 3.11 3.12 3.13; do \
 	  python$$version -c '' 2>/dev/null || { echo "Python $$version: not installed here, left out"; continue; }; \
@@ -120,7 +120,7 @@ test-pythons:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
-# The peers that the benchmarks compare with, without what they depend on: that would replace torch.
+# The libraries that the benchmarks compare with, without their dependencies, which would replace torch.
 .venv-bench/installed: setup.cfg constraints.txt benchmarks/peers.txt
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch

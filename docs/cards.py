@@ -1,4 +1,4 @@
-"""Cards of all methods and flattening operations, a page of the site: as `sharpness inspect RUN` prints them."""
+"""Page of the site with the cards of all methods and flattening operations, as printed by `sharpness inspect RUN`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ same card for a run, with its own data and options. See [methods and operations]
 
 
 def page() -> str:
-    """The page in Markdown."""
+    """Return the page in Markdown."""
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     counts = profile_counts("exp", 100, 10, 5000)
     tail = LongTail("cifar10-lt", names, "exp", 100.0, "ldam_seed0", tuple(counts), "oltr")

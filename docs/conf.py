@@ -1,4 +1,4 @@
-"""The documentation site: `make docs` builds it from these pages, the notebooks and the docstrings, without network."""
+"""Configuration of the site, which `make docs` builds from these pages, the notebooks and docstrings, offline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sharpness.version import __version__
 
 HERE = Path(__file__).parent.resolve()
 sys.path.insert(0, str(HERE))  # for cards.py
-#: Pages of the repository that the site shows too.
+#: Pages of the repository that the site includes.
 PROJECT_PAGES = [HERE.parent / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
 
 project = "sharpness"
@@ -40,7 +40,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "examples", "gallery/*.ipynb", "sg_execution_times.rst", "gallery/sg_execution_times.rst"]
 
-# Pages in Markdown, as they read on a repository's page too.
+# Markdown pages, which also render on a repository's web page.
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are shown with the outputs that are committed with them
@@ -56,7 +56,7 @@ python_use_unqualified_type_names = True
 
 
 def draw(block: tuple[object, ...], variables: dict[str, Any], gallery: dict[str, Any]) -> str:
-    """Save the figure of ``picture``, once: our figures are not pyplot's, where the gallery would look for them."""
+    """Save the figure of the variable ``picture``; the gallery only finds figures of pyplot, and ours are not."""
     picture = variables["example_globals"].pop("picture", None)
     if picture is None:
         return ""
@@ -65,7 +65,7 @@ def draw(block: tuple[object, ...], variables: dict[str, Any], gallery: dict[str
     return figure_rst([path], gallery["src_dir"])
 
 
-# One script a picture, each of which draws saved results and ends within a second.
+# One script per picture; each draws saved results within a second.
 sphinx_gallery_conf = {
     "examples_dirs": str(HERE / "examples"),
     "gallery_dirs": "gallery",
@@ -94,22 +94,22 @@ linkcheck_timeout = 10
 def _copy_pages(app: Sphinx) -> None:
     """Copy notebooks and the repository's own pages to where Sphinx looks for pages (git ignores the copies)."""
     for target, pages in (("notebooks", HERE.parent.glob("notebooks/*.ipynb")), ("project", PROJECT_PAGES)):
-        shutil.rmtree(HERE / target, ignore_errors=True)  # what has another name by now
+        shutil.rmtree(HERE / target, ignore_errors=True)  # removes renamed pages
         (HERE / target).mkdir()
         for page in pages:
-            # Links of notebooks lead to pages of the repository, which lie one folder higher on the site.
+            # Notebooks link to pages of the repository, which are one folder higher on the site.
             text = page.read_text(encoding="utf-8").replace("](../docs/", "](../")
             (HERE / target / page.name).write_text(text, encoding="utf-8")
 
 
 def _write_cards(app: Sphinx) -> None:
-    """Write the page of cards, which the code makes (git ignores it)."""
+    """Generate the page of cards (git ignores it)."""
     cards = importlib.import_module("cards")
     (HERE / "reference" / "cards.md").write_text(cards.page(), encoding="utf-8")
 
 
 def _link(app: Sphinx, page: str, source: list[str]) -> None:
-    """Turn links that leave ``docs/`` into links to the copies, or into names of files: the site carries no code."""
+    """Turn links that leave ``docs/`` into links to copies, or into file names, because the site contains no code."""
 
     def replaced(found: re.Match[str]) -> str:
         text, target = found["text"], (HERE / page).parent / found["target"]
@@ -134,7 +134,7 @@ def _link(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def _copy_mathjax(app: Sphinx, error: Exception | None) -> None:
-    """Copy MathJax's one file beside the pages; the package's own extension would copy all 24 MB."""
+    """Copy the one file of MathJax that is used; the package's own extension would copy all 24 MB."""
     package = importlib.util.find_spec("sphinx-mathjax-offline")
     if error is None and package is not None and package.origin is not None and app.builder.format == "html":
         target = Path(app.outdir) / "_static" / "mathjax"

@@ -1,4 +1,4 @@
-"""The pictures and tables that the repository shows, and the tables that its pages quote: `make gallery`.
+"""Make the pictures and tables of the repository, and the tables that its pages quote: `make gallery`.
 
 python docs/gallery.py [demo] [studies] [cifar10-lt]
 
@@ -6,8 +6,8 @@ demo        figures/demo and the README's first table: the demo on fresh trainin
 studies     figures/digits-lt: flattening operations, and CC-SAM taken apart (ten minutes)
 cifar10-lt  figures/cifar10-lt, of the zoo's models, which needs $SHARPNESS_DATA (half an hour on two cores)
 
-The demo alone unless others are named. What users draw goes to out/, which git ignores; here it is drawn below
-runs/gallery, and what a reader looks at is copied. Numbers differ from one processor to another: a training is chaotic.
+By default, only the demo. Files are written below runs/gallery, and those for readers are copied. Numbers differ
+between processors, because training is chaotic.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sharpness.cli import main
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "runs" / "gallery"
-#: Of a folder that was drawn: pictures that pages show, their captions, and tables short enough to be read.
+#: Files to keep of a folder: pictures, their captions, and short tables.
 KEPT = ("*.png", "*.txt", "*summary.*", "runs.csv", "eigenvalues.csv", "measure.csv")
 CIFAR = (
     *("zoo:", "--limit-per-class", "20", "--plane", "21", "--adaptive", "0.05", "--direction-seeds", "0,1"),
@@ -30,7 +30,7 @@ CIFAR = (
 
 
 def call(*arguments: str | Path) -> None:
-    """A command of the user's; the first that fails ends this."""
+    """Run a command of the command line, and exit if it fails."""
     if code := main([str(argument) for argument in arguments]):
         sys.exit(code)
 
@@ -46,7 +46,7 @@ def keep(drawn: Path, name: str) -> None:
 
 
 def quoted(page: str, name: str, text: str) -> str:
-    """``page`` with ``text`` between the two comments that name the file it is from."""
+    """Return ``page`` with ``text`` between the two comments that name its file."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     found, number = re.subn(
         f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: begin + text + end, page, flags=re.DOTALL

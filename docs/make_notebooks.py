@@ -1,8 +1,8 @@
-"""Make ``notebooks/NAME.ipynb`` from ``notebooks/NAME.py``: text that is reviewed, and the same with its outputs.
+"""Make ``notebooks/NAME.ipynb`` with outputs from the reviewed sources ``notebooks/NAME.py``.
 
-The texts are in jupytext's percent format, ``# %%`` before code and ``# %% [markdown]`` before commented text, so that
-jupytext, PyCharm and VS Code open them as notebooks. ``make notebooks`` runs all of them from clean kernels;
-``python docs/make_notebooks.py own-measure`` runs one.
+The sources are in jupytext's percent format (``# %%`` before code, ``# %% [markdown]`` before commented text), which
+jupytext, PyCharm and VS Code open as notebooks. ``make notebooks`` runs all of them with clean kernels; ``python
+docs/make_notebooks.py own-measure`` runs one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Cell(NamedTuple):
 
 
 def cells(text: str) -> list[Cell]:
-    r"""The cells of a text in percent format.
+    r"""Return the cells of a text in percent format.
 
     >>> cells("# ---\n# ---\n\n# %% [markdown]\n# A *word*\n\n# %%\nx = 1\n\n\n# %%\nx\n")
     [Cell(kind='markdown', source='A *word*'), Cell(kind='code', source='x = 1'), Cell(kind='code', source='x')]
@@ -44,7 +44,7 @@ def cells(text: str) -> list[Cell]:
 
 
 def executed(path: Path, folder: Path | None = None) -> nbformat.NotebookNode:
-    """The notebook of a text with its outputs, run by a clean kernel in ``folder``."""
+    """Run the notebook of a source with a clean kernel in ``folder``, and return it with its outputs."""
     make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
     made = [make[cell.kind](cell.source, id=f"cell-{i}") for i, cell in enumerate(cells(path.read_text()))]
     notebook = nbformat.v4.new_notebook(cells=made, metadata=KERNEL)
@@ -54,7 +54,7 @@ def executed(path: Path, folder: Path | None = None) -> nbformat.NotebookNode:
 
 
 def main() -> None:
-    """Run the notebooks that are named, or all."""
+    """Run the notebooks named on the command line, or all."""
     for path in [FOLDER / f"{name}.py" for name in sys.argv[1:]] or sorted(FOLDER.glob("*.py")):
         begin = time.perf_counter()
         nbformat.write(executed(path), path.with_suffix(".ipynb"))

@@ -1,9 +1,9 @@
-"""The zoo from finished runs, for maintainers: weights and cards, with accuracies measured anew in float32.
+"""Make the zoo from finished runs, for maintainers: weights and cards, with accuracies measured again in float32.
 
     python docs/make_zoo.py runs/cifar10-lt [--seed 0]
 
-A training tests itself in the precision that it trains in. A card tells what anybody measures afterwards: the whole
-test set in float32 (``$SHARPNESS_DATA`` names the folder of the CIFAR files), which differs by a few images of 10,000.
+Training tests in its own precision. A card states the accuracy on the whole test set in float32, which users can
+measure (``$SHARPNESS_DATA`` is the folder of the CIFAR files); it differs by a few images of 10,000.
 """
 
 from __future__ import annotations

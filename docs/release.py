@@ -1,8 +1,8 @@
-"""Build sdist and wheel of the commit at hand, always the same bytes: ``python docs/release.py -o dist``.
+"""Build a reproducible sdist and wheel of the current commit: ``python docs/release.py -o dist``.
 
-``SOURCE_DATE_EPOCH`` is the time of the commit. The README is the description on the package index, where links into
-the repository lead nowhere: ``--url https://github.com/OWNER/sharpness/blob/v1.0.0`` makes them absolute, pictures with
-``raw`` in the place of ``blob``.
+``SOURCE_DATE_EPOCH`` is the time of the commit. The README becomes the description on the package index, where relative
+links do not work: ``--url https://github.com/OWNER/sharpness/blob/v1.0.0`` makes them absolute (for pictures, with
+``raw`` instead of ``blob``).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-#: Markdown links and pictures that lead into the repository.
+#: Markdown links and pictures with targets in the repository.
 LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^]]*)\]\((?P<target>(?!https?:|#|mailto:)[^)\s]+)\)")
 
 
 def absolute(text: str, url: str) -> str:
-    """The text with its relative links below a URL.
+    """Make the relative links of a text absolute.
 
     >>> absolute("[a](docs/a.md) ![b](b.png) [c](https://c.org) [d](#d)", "https://h.org/o/r/blob/v1")
     '[a](https://h.org/o/r/blob/v1/docs/a.md) ![b](https://h.org/o/r/raw/v1/b.png) [c](https://c.org) [d](#d)'
@@ -40,7 +40,7 @@ def absolute(text: str, url: str) -> str:
 
 
 def build(target: Path, url: str | None = None) -> list[Path]:
-    """Build both from what is committed, and return their paths."""
+    """Build sdist and wheel from the committed files, and return their paths."""
     target.mkdir(parents=True, exist_ok=True)
     told = subprocess.run(["git", "-C", ROOT, "log", "-1", "--format=%ct"], check=True, capture_output=True, text=True)
     epoch = int(told.stdout)
@@ -65,7 +65,7 @@ build_meta.build_wheel({str(target.resolve())!r})"""
 
 
 def timeless(sdist: Path, epoch: int) -> None:
-    """Rewrite an archive of sources with one time, one owner and one order: setuptools takes those of the machine."""
+    """Rewrite an sdist with fixed time, owner and order; setuptools uses those of the machine."""
     packed = io.BytesIO()
     with (
         tarfile.open(sdist) as old,
@@ -80,7 +80,7 @@ def timeless(sdist: Path, epoch: int) -> None:
 
 
 def main() -> None:
-    """Build, and print what was built."""
+    """Build, and print the paths of the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "dist", help="folder [dist]")
     parser.add_argument("--url", help="what links of the README are made absolute by")

@@ -1,13 +1,12 @@
-"""Train methods with several seeds, several runs side by side, until all are done or time is up.
+"""Train methods with several seeds in parallel, until all runs are done or the time is up.
 
 python docs/train_side_by_side.py --runs runs/cifar10-lt [--methods ce,...] [--seeds 0,1,2] [--jobs 6]
                                   [--seconds 540] [-- OPTIONS OF sharpness train]
 
-Every run is a process of ``sharpness train --resume`` in RUNS/METHOD/seed-N, which is where ``sharpness figures --runs
-RUNS`` looks for it; seeds come one after the other, so that what is there when time is up is whole: all methods with
-the first seed, then all with the second. A run that time cuts short goes on from its last epoch in the next call.
-On a GPU several runs fill what the small kernels of one leave idle, if the driver's multi-process service is on
-(``nvidia-cuda-mps-control -d``); without it they take turns.
+Every run is a process of ``sharpness train --resume`` in RUNS/METHOD/seed-N, where ``sharpness figures --runs RUNS``
+looks for it. All methods are trained with the first seed, then with the second, so that finished runs can be compared.
+A run that is cut short resumes from its last epoch in the next call. On a GPU, parallel runs only overlap if the
+driver's multi-process service is on (``nvidia-cuda-mps-control -d``); without it they take turns.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-#: The longest trainings first: the last to end is what everybody waits for.
+#: The longest trainings first, because the last one to end determines the total time.
 METHODS = "m2m,gcl,cc-sam,mislas,ldam-drw,ce"
 
 
 def start(method: str, seed: int, folder: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
-    """A training in a process of its own, its output beside its folder."""
+    """Start a training in its own process, with its output in a file next to its folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "sharpness", "train", "--method", method, "--seed", str(seed)]
     with open(folder.with_suffix(".log"), "ab") as log:
