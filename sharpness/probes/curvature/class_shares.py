@@ -1,6 +1,6 @@
-r"""The classes' shares of the eigenvalues of the whole loss, of eigenvectors at hand.
+r"""Shares of the classes in the eigenvalues of the whole loss, for given eigenvectors.
 
-With :math:`A_c` the weight of class c and A their sum, :math:`L = \sum_c (A_c / A) L_c`, so that of an eigenvector
+With :math:`A_c` the weight of class c and A their sum, :math:`L = \sum_c (A_c / A) L_c`, and for an eigenvector
 
 .. math:: \lambda_j = v_j' H v_j = \sum_c \frac{A_c}{A}\, v_j' H_c v_j
 """
@@ -20,22 +20,22 @@ from sharpness.probes.shared.cost import Cost, announce
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult, OwnersResult
 
-#: Rise of the loss that a step reaches on its quadratic, unless its length is given.
+#: Change of the quadratic approximation of the loss that determines the default length of a step.
 RISE = 0.1
-#: Largest difference of v'Hv from the eigenvalue, relative to it: of two routes in float64, and in float32.
+#: Largest difference between v'Hv and the eigenvalue, relative to the eigenvalue, by precision.
 AGREE = {torch.float64: 1e-5, torch.float32: 1e-3}
 logger = logging.getLogger("sharpness")
 
 
 def owners_of(objective: Objective, found: EigenvalueResult, epsilon: float | None = None) -> OwnersResult:
-    """Find the owners of eigenvectors at hand: see :func:`~sharpness.owners`.
+    """Find the owners of given eigenvectors, see :func:`~sharpness.owners`.
 
     Returns:
         Shares, slopes and changes of accuracy.
 
     Raises:
-        UserError: eigenvalues of single classes or without vectors, of other weights or other samples, or a distance
-            that is not positive.
+        UserError: eigenvalues of single classes, without vectors, or of other weights or samples, or a distance that is
+            not positive.
     """
     require_distance(epsilon)
     _require_of(objective, found)
@@ -44,7 +44,7 @@ def owners_of(objective: Objective, found: EigenvalueResult, epsilon: float | No
     base, weights, classes = objective.check(), objective.weights.double().numpy(), objective.classes.numpy()
 
     def expected() -> float:
-        # A second derivative of every sample, forward, takes about as long as two gradients.
+        # A second derivative of every sample, by forward mode, takes about as long as two gradients.
         cost, n = Cost.of(objective), objective.num_samples
         return len(vectors) * (2 * cost.forward(n) + 2 * cost.gradient(n))
 
@@ -52,7 +52,7 @@ def owners_of(objective: Objective, found: EigenvalueResult, epsilon: float | No
     values = np.asarray(found.values, dtype=float)
     with np.errstate(divide="ignore"):
         epsilons = np.sqrt(2 * RISE / np.abs(values)) if epsilon is None else np.full(len(values), float(epsilon))
-    # Of every direction and class, with standard errors: numbers first, errors last.
+    # For every direction and class. The first axis holds numbers and their standard errors.
     shares, slopes = np.empty((2, 2, len(vectors), objective.num_classes))
     changes = np.empty((2, len(vectors), objective.num_classes, 2))
     sums = np.empty(len(vectors))
@@ -100,12 +100,12 @@ def owners_of(objective: Objective, found: EigenvalueResult, epsilon: float | No
 def _shares(forms: np.ndarray, weights: np.ndarray, classes: np.ndarray, number: int) -> np.ndarray:
     r"""Shares :math:`s_c = \sum_{i \in c} a_i q_i / \sum_i a_i q_i` (C,) and their standard errors over images.
 
-    The denominator is A times the eigenvalue, up to rounding. It holds the images of the class as well: by the delta
-    method the errors are those of :math:`\sum_i a_i (q_i 1[i \in c] - s_c q_i) / (A \lambda)`, whose terms of one class
-    are independent of those of another, and whose class has a fixed number of images.
+    The denominator is A times the eigenvalue, up to rounding. It contains the images of class c as well: by the delta
+    method, the errors are those of :math:`\sum_i a_i (q_i 1[i \in c] - s_c q_i) / (A \lambda)`. The terms of different
+    classes are independent, and every class has a fixed number of images.
 
     Returns:
-        Both, (2, C).
+        Shares and standard errors, (2, C).
     """
     terms = weights * forms / (weights * forms).sum()
     shares = np.bincount(classes, terms, number)
@@ -114,7 +114,7 @@ def _shares(forms: np.ndarray, weights: np.ndarray, classes: np.ndarray, number:
         of_class = terms[classes == d]
         n = len(of_class)
         if n:
-            # A class of one image says nothing about its spread.
+            # The spread of a class of one image is unknown.
             spread = n * of_class.var(ddof=1) if n > 1 else np.nan
             factor = (np.arange(number) == d) - shares
             variance += np.where(factor == 0, 0.0, factor**2 * spread)
@@ -123,7 +123,7 @@ def _shares(forms: np.ndarray, weights: np.ndarray, classes: np.ndarray, number:
 
 
 def _means(values: np.ndarray, weights: np.ndarray, classes: np.ndarray, number: int) -> np.ndarray:
-    """Weighted means of every class and their standard errors, (2, C); NaN without samples."""
+    """Weighted mean of every class and its standard error, (2, C); NaN for a class without samples."""
     found = np.full((2, number), np.nan)
     for c in np.unique(classes):
         chosen = classes == c
@@ -140,17 +140,17 @@ def require_distance(epsilon: float | None) -> None:
     """Refuse a distance that is not positive.
 
     Raises:
-        UserError: says which are.
+        UserError: with the accepted values.
     """
     if epsilon is not None and not 0 < epsilon < np.inf:
         raise UserError(f"epsilon={epsilon}: give a positive distance, or None for one that changes the loss by {RISE}")
 
 
 def _require_of(objective: Objective, found: EigenvalueResult) -> None:
-    """Refuse eigenvalues that are not of this objective as it is.
+    """Refuse eigenvalues that do not belong to this objective in its present state.
 
     Raises:
-        UserError: says which, and how to get those that are.
+        UserError: states the difference, and how to get eigenvalues that fit.
     """
     if found.per_class:
         raise UserError("owners are of the whole loss, and these eigenvalues of every row: take per_class=False")

@@ -1,9 +1,10 @@
-r"""The classes that matter to the largest eigenvalues of a last layer, where outputs are concentrated on few of many.
+r"""Classes that determine the largest eigenvalues of a last layer, if probabilities are concentrated on a few classes.
 
-The Hessian of some samples is a block for every class, minus :math:`U U'`: column i of U has, of class c,
-:math:`\sqrt{a_i} p_{ic} j_{ic}` over the temperature, with a the shares of the samples and j the gradient of an output.
-Let A be some classes and T the others. An eigenvector's part in T is :math:`(\lambda - H_{TT})^{-1} H_{TA} v_A`, which
-for small :math:`H_{TT}` lies in the span of :math:`U_T`, one dimension a sample. So with :math:`U_T' U_T = R' R`
+The Hessian of some samples consists of a block for every class, minus :math:`U U'`. The entries of column i of U for
+class c are :math:`\sqrt{a_i} p_{ic} j_{ic}`, divided by the temperature, where a are the shares of the samples and j is
+the gradient of an output. Let A be some classes and T the others. The part of an eigenvector in T is
+:math:`(\lambda - H_{TT})^{-1} H_{TA} v_A`, which for small :math:`H_{TT}` lies in the span of :math:`U_T`, with one
+dimension per sample. So with :math:`U_T' U_T = R' R`
 
 .. math::
 
@@ -11,8 +12,9 @@ for small :math:`H_{TT}` lies in the span of :math:`U_T`, one dimension a sample
     0 \le \lambda_k(H) - \lambda_k(\tilde H) \le \frac{\|R U_A'\|^2 \tau}{\lambda_k (\lambda_k - \tau)}, \qquad
     \tau = \lambda_\max(H_{TT}) \le \max_{c \in T} \sum_i a_i p_{ic} |j_{ic}|^2
 
-by the Schur complement, where :math:`\lambda_k` of the bound is that of :math:`\tilde H`. What bends a cosine layer
-adds at most :math:`4 s |p_{ic} - y_{ic}| / |w_c|^2` of a sample to the bound of :math:`\tau`.
+by the Schur complement, where :math:`\lambda_k` in the bound is an eigenvalue of :math:`\tilde H`. For a cosine layer,
+the second derivatives of the outputs add at most :math:`4 s |p_{ic} - y_{ic}| / |w_c|^2` per sample to the bound on
+:math:`\tau`.
 """
 
 from __future__ import annotations
@@ -25,21 +27,21 @@ from torch import Tensor
 
 from sharpness.probes.curvature.last_layer import LastLayer
 
-#: Relative error that an eigenvalue may have for the classes that are left out.
+#: Largest relative error of an eigenvalue due to the classes that are left out.
 ERROR = 5e-7
-#: Weights, in parts of the largest, below which classes are left out, in the order in which they are tried.
+#: Weights, as fractions of the largest weight, below which classes are left out; tried in this order.
 LEVELS = (1e-2, 1e-3, 1e-4, 1e-5)
 
 
 @dataclass(frozen=True)
 class Support:
-    """Some classes, and what is to know of the others.
+    r"""A set A of classes, with bounds on the effect of the other classes T.
 
     Attributes:
-        classes: a mask of those in A (C,).
-        values, vectors: of :math:`U_T' U_T`, (m,) and (m, m).
-        rest: the bound of the largest eigenvalue among the others.
-        coupling: one of the squared norm of the block between.
+        classes: (C,) mask of the classes in A.
+        values, vectors: eigenvalues (m,) and eigenvectors (m, m) of :math:`U_T' U_T`.
+        rest: upper bound on the largest eigenvalue of :math:`H_{TT}`.
+        coupling: upper bound on :math:`\|R U_A'\|^2`.
     """
 
     classes: Tensor
@@ -49,37 +51,37 @@ class Support:
     coupling: float
 
     def suffices(self, value: float) -> bool:
-        """True if an eigenvalue that was found so is one of all classes, to :data:`ERROR`."""
+        """True if an eigenvalue found on these classes is one of all classes, up to :data:`ERROR`."""
         return value > self.rest and self.coupling * self.rest <= ERROR * value**2 * (value - self.rest)
 
     @property
     def root(self) -> Tensor:
-        """R, (m, m)."""
+        """The matrix R, (m, m)."""
         return self.values.sqrt()[:, None] * self.vectors.T
 
     def combination(self, y: Tensor) -> Tensor:
-        """Coefficients (m,) of the columns of U_T in the vector with the coordinates y (m,)."""
+        """Coefficients (m,) of the columns of U_T that make the vector with coordinates y (m,)."""
         large = self.values > 1e-14 * self.values.max()
         return self.vectors @ torch.where(large, y / self.values.sqrt().where(large, torch.ones(())), 0.0)
 
 
 def supports(layer: LastLayer, samples: Tensor, p: Tensor, bends: bool) -> Iterator[Support]:
-    """More and more classes, as long as they are less than half.
+    """Try growing sets of classes, up to half of all classes.
 
     Args:
-        layer: of the samples.
-        samples: their indices.
-        p: (m, C) their probabilities.
-        bends: whether the Hessian of the outputs counts.
+        layer: the last layer.
+        samples: indices of the samples.
+        p: (m, C) probabilities of the samples.
+        bends: whether second derivatives of the outputs are included.
 
     Yields:
-        Those that may suffice.
+        Supports that may suffice.
     """
     shares, z = layer.weights[samples] / layer.weights[samples].sum(), layer.features[samples]
     lengths, f = z.square().sum(dim=1), layer.first.square() / layer.temperature**2
     bias = torch.full_like(f, (layer.bias_unit or 0.0) ** 2 / layer.temperature**2)
     both, squares = torch.stack([shares * lengths, shares]), p.square()
-    # What a class weighs by its features, and by its bias: its trace, and that with other samples' classes certain.
+    # Traces of the diagonal blocks of H + U U' and of U U', by class, from features and biases.
     mass, part = both @ p, both @ squares
     most = f * mass[0] + bias * mass[1]
     traces = f * part[0] + bias * part[1]
@@ -95,7 +97,7 @@ def supports(layer: LastLayer, samples: Tensor, p: Tensor, bends: bool) -> Itera
         if 2 * int(inside.sum()) > len(inside):
             return
         rest, near, far = float(most[~inside].max()), float(traces[inside].sum()), float(traces[~inside].sum())
-        # The largest weight is near the largest eigenvalue: a level is not tried in vain.
+        # The largest weight approximates the largest eigenvalue: skip levels that would not suffice.
         if near * far * rest > ERROR * largest**3:
             continue
         values, vectors = torch.linalg.eigh(_gram(layer, z, p * ~inside, shares))
@@ -104,7 +106,7 @@ def supports(layer: LastLayer, samples: Tensor, p: Tensor, bends: bool) -> Itera
 
 
 def _gram(layer: LastLayer, z: Tensor, p: Tensor, shares: Tensor) -> Tensor:
-    """U'U of some probabilities (m, C), (m, m)."""
+    """Compute U'U (m, m) for some probabilities (m, C)."""
     scaled = p * layer.first
     found = (scaled @ scaled.T) * (z @ z.T)
     if layer.cosine:

@@ -1,13 +1,13 @@
-r"""The Hessian of cross-entropy in the weights of a last layer, in closed form from one pass of features.
+r"""The Hessian of cross-entropy with respect to the weights of a last layer, in closed form from the features.
 
 With outputs u of features z, probabilities p and targets y, the Hessian of a sample is
-:math:`J' (\operatorname{diag} p - p p') J + \sum_c (p_c - y_c) \nabla^2 u_c`. Of a linear layer J is z for every class,
-and the second part vanishes; of a cosine layer :math:`u_c = s\, \hat z' \hat w_c` has the gradient
+:math:`J' (\operatorname{diag} p - p p') J + \sum_c (p_c - y_c) \nabla^2 u_c`. For a linear layer, J is z for every
+class and the second part vanishes. For a cosine layer, :math:`u_c = s\, \hat z' \hat w_c` has the gradient
 :math:`s (\hat z - \kappa \hat w) / \|w\|` and the Hessian
 :math:`-s (\hat w \hat z' + \hat z \hat w' + \kappa (I - 3 \hat w \hat w')) / \|w\|^2` with
-:math:`\kappa = \hat z' \hat w_c`. So the Hessian of m samples acts, of each class, on the span of their features
-and, of a cosine layer, of the class's weight: m numbers or m + 1. What is orthogonal is an eigenspace, of 0 or
-:math:`-s \sum_i (p_{ic} - y_{ic}) \kappa_{ic} / (m \|w_c\|^2)`.
+:math:`\kappa = \hat z' \hat w_c`. For each class, the Hessian of m samples therefore acts on the span of their features
+and, for a cosine layer, of the weight of the class, which has m or m + 1 dimensions. The orthogonal complement is an
+eigenspace, with eigenvalue 0 or :math:`-s \sum_i (p_{ic} - y_{ic}) \kappa_{ic} / (m \|w_c\|^2)`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sharpness.probes.curvature.last_layer import LastLayer
 if TYPE_CHECKING:
     from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues
 
-#: Value, residual, whether it has converged, what makes the vector, and the quadratic forms of all samples.
+#: Value, residual, converged flag, function that makes the vector, and quadratic forms of all samples.
 Pair = tuple[float, float, bool, Callable[[], np.ndarray], np.ndarray]
 
 
@@ -41,8 +41,8 @@ class LayerPairs:
 
     Attributes:
         values, residuals, converged: (m,).
-        products: in the span of the features.
-        vectors: (m, k) in the order of the parameters; None unless they were asked for.
+        products: number of products in the span of the features.
+        vectors: (m, k) in the order of the parameters; None unless requested.
         forms: (m, n) v' H_i v of every sample.
     """
 
@@ -57,16 +57,16 @@ class LayerPairs:
 def layer_eigenpairs(
     layer: LastLayer, samples: np.ndarray, p: Tensor, task: RowEigenvalues, callback: Callable[[int], object]
 ) -> LayerPairs:
-    """The extreme eigenpairs of the mean loss of some samples, in descending order.
+    """Compute the extreme eigenpairs of the mean loss of some samples, in descending order.
 
-    The largest are looked for on classes that have nearly all of the probability, and what the others could add is part
-    of the residuals: :mod:`~sharpness.probes.curvature.class_support`.
+    For the largest eigenvalues, the search is first restricted to classes that have nearly all of the probability, and
+    the residuals include what the other classes could add, see :mod:`~sharpness.probes.curvature.class_support`.
 
     Args:
-        layer: of the samples.
-        samples: their indices.
-        p: (m, C) their probabilities.
-        task: its settings; k is at most the number of parameters over 2.
+        layer: the last layer.
+        samples: indices of the samples.
+        p: (m, C) probabilities of the samples.
+        task: settings; k is at most half the number of parameters.
         callback: called with numbers of products.
 
     Returns:
@@ -83,7 +83,7 @@ def layer_eigenpairs(
             generator=torch.Generator().manual_seed(task.seed), callback=callback,
         )  # fmt: skip
         products += pairs.products
-        # What the other classes do to the vectors must leave residuals as small as they were asked to be.
+        # The effect of the other classes must leave residuals within the tolerance.
         small = float(pairs.residuals.max()) <= task.tol * float(pairs.values[0]) or not pairs.converged.all()
         if support is None or (small and support.suffices(float(pairs.values[-1]))):
             break
@@ -91,18 +91,18 @@ def layer_eigenpairs(
 
 
 class Span:
-    """The curvature of some samples in the span of their features, and of a cosine layer of each class's weight.
+    """The curvature of some samples in the span of their features and, for a cosine layer, of each class's weight.
 
-    A vector has, of each class, the r coordinates in the span of features, then that of the part of the class's weight
-    that is orthogonal to it (of a cosine layer with more features than samples) or of its bias; of classes outside a
-    support it has one coordinate for each sample.
+    For each class, a vector has r coordinates in the span of the features, and one more for the class's bias, or for
+    the part of its weight orthogonal to the span (cosine layer with more features than samples). With a support, there
+    is one coordinate per sample for all classes outside.
 
     Args:
-        layer: of the samples.
-        samples: their indices.
-        p: (m, C) their probabilities.
+        layer: the last layer.
+        samples: indices of the samples.
+        p: (m, C) probabilities of the samples.
         hessian: False for the Gauss-Newton part.
-        support: of the eigenvectors that are looked for; all classes unless given.
+        support: classes to which the search is restricted; by default all classes.
     """
 
     def __init__(self, layer: LastLayer, samples: Tensor, p: Tensor, hessian: bool, support: Support | None) -> None:
@@ -110,7 +110,7 @@ class Span:
         self.basis = torch.linalg.qr(z.T)[0] if len(z) < z.shape[1] else torch.eye(z.shape[1], dtype=z.dtype)
         self.z = z @ self.basis  # (m, r)
         self.shares = layer.weights[samples] / layer.weights[samples].sum()
-        self.left = z.shape[1] - self.basis.shape[1]  # dimensions that no feature reaches
+        self.left = z.shape[1] - self.basis.shape[1]  # dimensions outside the span of the features
         self.bends = hessian and layer.cosine
         self.own = (layer.cosine and self.left > 0) or layer.bias_unit is not None
         self.whole, self.support, self.p = layer, support, p
@@ -133,11 +133,11 @@ class Span:
             self.turn = (self.shares[:, None] * self.gaps * self.kappa).sum(dim=0)
 
     def _padded(self, z: Tensor) -> Tensor:
-        """Features with a number for a cosine layer's own coordinate, which they do not reach, or for the bias."""
+        """Features with one more entry: 0 for the weight's own coordinate of a cosine layer, or 1 for the bias."""
         return F.pad(z, (0, int(self.own)), value=0.0 if self.layer.cosine else 1.0)
 
     def _in_units(self, v: Tensor) -> Tensor:
-        """Vectors (C, r + own) of a linear layer times the units of their coordinates."""
+        """Multiply vectors (C, r + own) of a linear layer by the units of their coordinates."""
         if not self.scaled:
             return v
         units = self.layer.first[:, None].expand(v.shape)
@@ -147,16 +147,16 @@ class Span:
 
     @property
     def size(self) -> int:
-        """Numbers of a vector."""
+        """Number of coordinates of a vector."""
         return self.inside + (0 if self.support is None else len(self.z))
 
     @property
     def inside(self) -> int:
-        """Those of the classes of the support."""
+        """Number of coordinates for the classes of the support."""
         return len(self.layer.rows) * (self.basis.shape[1] + int(self.own))
 
     def _split(self, flat: Tensor) -> tuple[Tensor, Tensor | float]:
-        """The part (C, r + own) of a vector, and what the other classes add to a sample's mean slope, (m, 1)."""
+        """Split a vector into the part (C, r + own) and the other classes' addition to each mean slope, (m, 1)."""
         v = flat[: self.inside].view(len(self.layer.rows), -1)
         if self.support is None:
             return v, 0.0
@@ -174,7 +174,7 @@ class Span:
         """The product with a flat vector."""
         layer, (v, apart) = self.layer, self._split(flat)
         u = self.slopes(v)
-        # In place: of many classes these are the largest arrays, and each pass over them counts.
+        # In place: with many classes these are the largest arrays, and every pass over them takes time.
         t = u.mul_(self.p)
         mean = t.sum(dim=1, keepdim=True)
         t.addcmul_(self.p, mean + apart, value=-1).mul_((self.shares / layer.temperature**2)[:, None])
@@ -202,7 +202,7 @@ class Span:
         return found
 
     def eigenpairs(self, k: int, which: str, keep_vectors: bool, **settings: Any) -> LayerPairs:
-        """The extreme ones by :func:`~sharpness.curvature.lanczos.lanczos`, and those that no feature reaches."""
+        """Find the extreme eigenpairs by Lanczos iteration, and add those outside the span of the features."""
         pairs = lanczos(self.product, self.size, min(k, self.size), which, **settings)
         found: list[Pair] = [
             (float(value), float(residual), bool(done), partial(self._lifted, v), self.forms(v).numpy())
@@ -219,13 +219,13 @@ class Span:
         )  # fmt: skip
 
     def _residuals(self, pairs: Eigenpairs) -> np.ndarray:
-        """Those in the space of all classes, at most."""
+        """Upper bounds on the residuals in the space of all classes."""
         if self.support is None:
             return pairs.residuals
         return np.hypot(pairs.residuals, self.support.rest * pairs.vectors[:, self.inside :].norm(dim=1).numpy())
 
     def _outside(self, k: int) -> list[Pair]:
-        """Eigenpairs that no feature reaches, as many of the largest and of the smallest as could be wanted."""
+        """Eigenpairs outside the span of the features: up to k of the largest and k of the smallest."""
         left = self.left - int(self.layer.cosine)
         if left < 1:
             return []
@@ -243,7 +243,7 @@ class Span:
         return found
 
     def _apart(self, c: int, each: int, number: int) -> np.ndarray:
-        """One of some orthonormal vectors of a class that no feature reaches."""
+        """One of ``each`` orthonormal vectors of a class outside the span of the features."""
         known = torch.cat([self.basis, self.layer.rows[c][:, None]], dim=1) if self.layer.cosine else self.basis
         random = torch.randn(len(known), each, generator=torch.Generator().manual_seed(c), dtype=torch.float64)
         whole = torch.zeros_like(self.layer.rows)
@@ -251,7 +251,7 @@ class Span:
         return self._flat(whole, whole.new_zeros(len(whole)), self.z.new_zeros(len(self.z)))
 
     def _lifted(self, flat: Tensor) -> np.ndarray:
-        """A vector of the span as one of the parameters."""
+        """Convert a vector of the span to the order of the parameters."""
         v, r = self._split(flat)[0], self.basis.shape[1]
         whole, bias = v[:, :r] @ self.basis.T, v.new_zeros(len(v))
         if self.own and self.layer.cosine:
@@ -262,10 +262,10 @@ class Span:
         return self._flat(whole, bias, flat[self.inside :])
 
     def _flat(self, whole: Tensor, bias: Tensor, y: Tensor) -> np.ndarray:
-        """Weights and biases of the span's classes, and of the others from their coordinates y (m,), as parameters."""
+        """Flatten weights and biases of the span's classes, and those of other classes from coordinates y (m,)."""
         layer, support = self.whole, self.support
         if support is not None:
-            # The part of classes outside the support is some combination of the columns of U_T.
+            # For classes outside the support, the vector is a combination of the columns of U_T.
             columns = (support.combination(y) * self.shares.sqrt() / layer.temperature)[:, None] * self.all
             others, biases = layer.first[:, None] * (columns.T @ self.features), columns.sum(dim=0)
             if layer.cosine:

@@ -29,7 +29,7 @@ from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
 from sharpness.results.eigenvalues import OWNERS
 
-#: Bytes up to which eigenvectors are kept unless the caller says otherwise.
+#: Bytes up to which eigenvectors are kept by default.
 USUAL = 2**30
 logger = logging.getLogger("sharpness")
 
@@ -121,12 +121,12 @@ def eigenvalues(
         probe="eigenvalues", kind=kind, max_iterations=max_iterations, match_samples=settings["match_samples"],
         bootstrap=bootstrap,
     )  # fmt: skip
-    # Before hours of products: with 1,000 classes vectors may take more than any memory.
+    # Checked before hours of products: with 1,000 classes, vectors may not fit into memory.
     width = min(2 * k if which == "both" else k, objective.num_parameters)
     size = objective.dtype.itemsize
     keep_vectors = vectors_are_kept(keep_vectors, len(rows.names), width, objective.num_parameters, size)
     rows.whole.check()
-    # Part of the key: rows that were saved without vectors or errors cannot serve a call that needs them.
+    # Part of the key: rows saved without vectors or errors cannot be used by a call that needs them.
     vectors = keep_vectors or verify
     asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": vectors, "errors": standard_errors}
     work = rows.work(settings["resume"], {**fields["provenance"], **asked})
@@ -169,20 +169,20 @@ def eigenvalues(
 
 
 def vectors_are_kept(wanted: bool | None, rows: int, width: int, parameters: int, itemsize: int) -> bool:
-    """Decide whether a result keeps its eigenvectors; None keeps them up to 1 GiB, and a notice says where it does not.
+    """Decide whether a result keeps its eigenvectors.
 
     Args:
-        wanted: by the caller.
-        rows: of the result, such as classes.
-        width: eigenvalues of each.
-        parameters: in scope.
+        wanted: the caller's choice; None keeps them up to 1 GiB, and logs if they are not kept.
+        rows: number of rows of the result, such as classes.
+        width: number of eigenvalues per row.
+        parameters: number of parameters in scope.
         itemsize: bytes of a number.
 
     Returns:
-        Whether they are kept.
+        True if they are kept.
 
     Raises:
-        UserError: they are wanted, and take more than the memory that is free; the message has the number of bytes.
+        UserError: they are wanted but do not fit into free memory; the message states the number of bytes.
 
     >>> vectors_are_kept(None, 10, 2, 1000, 4), vectors_are_kept(None, 1000, 1, 25_557_032, 4)
     (True, False)

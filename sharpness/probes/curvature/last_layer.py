@@ -1,4 +1,4 @@
-"""A last layer with all that its curvature needs, from one pass of features."""
+"""A last layer with everything that its curvature depends on, from one pass over the features."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from sharpness.models.heads import CosineHead
 from sharpness.objective import Objective
 from sharpness.objective.coordinates import scales_of
 
-#: Samples whose probabilities are in memory at once, in numbers of them times classes.
+#: Largest number of probabilities (samples times classes) in memory at once.
 CHUNK = 2**23
 
 
 @dataclass(frozen=True)
 class LastLayer:
-    """A last layer with all that its curvature needs, in float64.
+    """A last layer with everything that its curvature depends on, in float64.
 
     Attributes:
-        features: (n, d), unit ones of a cosine layer.
-        rows: (C, d) the weights of the classes, unit ones of a cosine layer.
-        bias: (C,) of the outputs.
-        first: (C,) factor of the gradient of an output: s / |w_c| of a cosine layer, and the unit of its coordinate.
-        second: (C,) factor of its Hessian, s / |w_c|² and the unit squared; zeros of a linear layer.
-        scale: s; 1 of a linear layer.
-        bias_unit: the unit of the bias's coordinates; None where it is no parameter.
+        features: (n, d) features; unit vectors for a cosine layer.
+        rows: (C, d) weights of the classes; unit vectors for a cosine layer.
+        bias: (C,) bias of the outputs.
+        first: (C,) factor of the gradient of an output: the unit of its coordinates, times s / |w_c| for a cosine
+            layer.
+        second: (C,) factor of the Hessian of an output: s / |w_c|² times the unit squared; 0 for a linear layer.
+        scale: s; 1 for a linear layer.
+        bias_unit: unit of the bias's coordinates; None if the bias is not a parameter in scope.
         targets: (n,) labels or (n, C) probabilities.
-        temperature: that outputs are divided by.
-        weights: (n,) of the samples.
+        temperature: temperature by which outputs are divided.
+        weights: (n,) weights of the samples.
     """
 
     features: Tensor
@@ -51,12 +52,12 @@ class LastLayer:
 
     @property
     def cosine(self) -> bool:
-        """True where outputs are cosines of features and weights."""
+        """True if outputs are cosines of features and weights."""
         return bool(self.second.any())
 
     @classmethod
     def of(cls, objective: Objective) -> LastLayer | None:
-        """That of an objective whose scope is its classifier; None where there is no closed form."""
+        """The last layer of an objective whose scope is the classifier; None if there is no closed form."""
         prefix = classifier_prefix(objective.model)
         head = dict(objective.model.named_modules()).get(prefix.removesuffix("."))
         plain = objective.loss_name == "ce" and objective.batchnorm == "eval" and distributed.world_size() == 1
@@ -65,11 +66,11 @@ class LastLayer:
             return None
         if type(head) is not CosineHead and not isinstance(head, nn.Linear):
             return None
-        # The layer's inputs are what it is called with: a network may do anything between its backbone and it.
+        # A hook gets the inputs of the layer itself: a network may transform the features of its backbone.
         seen: list[Tensor] = []
         hook = head.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].detach().cpu()))
         try:
-            objective.evaluate()  # no pass that keeps the outputs of all: of many classes they are larger than features
+            objective.evaluate()  # does not keep outputs, which for many classes are larger than features
         finally:
             hook.remove()
         features = torch.cat(seen).double()
@@ -94,18 +95,18 @@ class LastLayer:
             float(units[-1]) if len(names) == 2 else None, objective.y.cpu(),
             1.0 if objective.temperature is None else objective.temperature.value, objective.weights.cpu().double(),
         )  # fmt: skip
-        # A network may also change what the layer returns, and has no closed form then.
+        # If the network changes the outputs of the layer, there is no closed form.
         made, known = layer.outputs(few), outputs.double()
-        if made.shape != known.shape:  # output= may take some of the classes
+        if made.shape != known.shape:  # output= may select some of the classes
             return None
         return layer if torch.allclose(made, known, rtol=1e-3, atol=1e-4 * float(known.abs().max())) else None
 
     def outputs(self, samples: Any) -> Tensor:
-        """(m, C), before the temperature."""
+        """Outputs of some samples, (m, C), before division by the temperature."""
         return self.scale * self.features[samples] @ self.rows.T + self.bias
 
     def probabilities(self, samples: Any) -> Tensor:
-        """Those of some samples, (m, C)."""
+        """Probabilities of some samples, (m, C)."""
         return self.outputs(samples).div_(self.temperature).softmax(dim=1)
 
     def gaps(self, p: Tensor, samples: Any) -> Tensor:
@@ -118,7 +119,7 @@ class LastLayer:
         return gaps
 
     def traces(self, hessian: bool = True) -> np.ndarray:
-        """The trace of the Hessian of every sample, or of its Gauss-Newton part, (n,)."""
+        """Compute the trace of the Hessian of every sample, or of its Gauss-Newton part, (n,)."""
         step = max(1, CHUNK // len(self.rows))
         chunks = [slice(i, i + step) for i in range(0, len(self.features), step)]
         return torch.cat([self._traces(one, hessian) for one in chunks]).numpy()
@@ -138,11 +139,11 @@ class LastLayer:
 
 
 class Ahead:
-    """Probabilities of rows of few samples each, made of many rows at once.
+    """Probabilities of rows with few samples each, computed for many rows at once.
 
     Args:
-        layer: of the samples.
-        samples: indices by row, in the order in which they will be asked for.
+        layer: the last layer.
+        samples: indices of samples by row, in the order in which the rows will be requested.
     """
 
     def __init__(self, layer: LastLayer, samples: Mapping[int, np.ndarray]) -> None:
@@ -150,7 +151,7 @@ class Ahead:
         self.kept: dict[int, Tensor] = {}
 
     def __call__(self, row: int) -> Tensor:
-        """Those of one row, (m, C)."""
+        """Probabilities of one row, (m, C)."""
         if row not in self.kept:
             order = list(self.samples)
             later, room = order[order.index(row) :], CHUNK // len(self.layer.rows)

@@ -1,7 +1,8 @@
-r"""The Hessian's diagonal blocks: one layer at a time, all else fixed.
+r"""The Hessian's diagonal blocks: the curvature of one layer, with the others fixed.
 
-The block of layer l is :math:`P_l' H P_l` with P_l the embedding of the layer's parameters, so its products are those
-of the whole Hessian with vectors that vanish elsewhere: all layers and iterations share one class's saved activations.
+The block of layer l is :math:`P_l' H P_l` with P_l the embedding of the layer's parameters. Its products are those of
+the whole Hessian with vectors that are zero elsewhere, so all layers and iterations share the saved activations of a
+row.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from sharpness.statistics.estimate import interval, mean_and_error
 
 
 def layers_of(objective: Objective) -> dict[str, slice]:
-    """Modules with a weight of two or more axes, in the order of the network, and their places in a flat vector (k,).
+    """Find the layers in scope and their places in a flat vector (k,), in the order of the network.
 
-    A layer is such a weight with its bias; normalisation layers are none.
+    A layer is a weight with two or more axes together with its bias. Normalisation layers are not included.
 
     Returns:
-        The place of every layer by name.
+        The slice of every layer by name.
 
     Raises:
         UserError: there is no layer in scope.
@@ -63,7 +64,7 @@ def eigenvalues_by_layer(
     seed: int = 0,
     **options: Unpack[LayerOptions],
 ) -> LayerResult:
-    """The largest or smallest eigenvalue of every layer's block, for every row: see :func:`~sharpness.eigenvalues`."""
+    """Compute the extreme eigenvalue of every layer's block for every row, see :func:`~sharpness.eigenvalues`."""
     choose("end of every layer's spectrum", which, ("LA", "SA"))
     kind = options["kind"]
     choose("kind of curvature", kind, KINDS)
@@ -71,9 +72,9 @@ def eigenvalues_by_layer(
     rows.whole.check()
     layers = layers_of(rows.whole)
     solver: dict[str, Any] = {"kind": kind, "which": which, "tol": tol, "max_iterations": max_iterations, "seed": seed}
-    # Not "eigenvalues", which is part of the key: rows of both may lie in one folder of unfinished work.
+    # Not "eigenvalues": the probe is part of the key, and both may share a folder of unfinished work.
     fields = layer_fields(rows, layers, probe="layer_eigenvalues", match_samples=options["match_samples"], **solver)
-    # With the names of its arrays, because rows of earlier versions have others.
+    # The names of the arrays are part of the key, because earlier versions had other ones.
     work = rows.work(options["resume"], fields["provenance"] | {"arrays": NUMBERS})
     with progress(None, "eigenvalues per layer", "products") as bar:
         task = partial(_row, layers=layers, **solver)
@@ -103,9 +104,10 @@ def trace_by_layer(
     seed: int = 0,
     **options: Unpack[LayerOptions],
 ) -> LayerResult:
-    """Hutchinson's estimate of the trace of every layer's block, for every row: see :func:`~sharpness.trace`.
+    """Estimate the trace of every layer's block for every row, by Hutchinson's estimator: see :func:`~sharpness.trace`.
 
-    :math:`z_l' (H z)_l` of the same products for all layers, whose sum over all parameters is :math:`z' H z`.
+    All layers use the same products: the estimate of layer l is the mean of :math:`z_l' (H z)_l`, and the sum over all
+    parameters is :math:`z' H z`.
 
     Returns:
         Values and standard errors (L, rows).
@@ -117,7 +119,7 @@ def trace_by_layer(
     settings = {"kind": kind, "draws": draws, "seed": seed, "match_samples": options["match_samples"]}
     fields = layer_fields(rows, layers, probe="trace", **settings)
     rows.whole.check()
-    # In the key, because rows of the whole trace may lie in the same folder of unfinished work.
+    # Part of the key, because rows of the whole trace may be in the same folder of unfinished work.
     work = rows.work(options["resume"], fields["provenance"] | {"per_layer": True})
     with progress(draws * len(rows.present), "trace per layer", "products") as bar:
         done = rows.map(work, partial(_quadratic_forms, layers=layers, draws=draws, seed=seed, kind=kind), bar)
@@ -146,7 +148,7 @@ def _quadratic_forms(
     seed: int,
     kind: str,
 ) -> Arrays:
-    """``z_l' (H z)_l`` of every layer l and random vector z, ``forms`` (L, draws)."""
+    """Compute ``z_l' (H z)_l`` for every layer l and random vector z: ``forms`` (L, draws)."""
     require_whole("draws", draws, least=2)
     forms = np.empty((len(layers), draws))
     with part.operator(kind=kind) as curvature:
@@ -169,7 +171,7 @@ def _row(
     seed: int,
     **settings: Any,
 ) -> Arrays:
-    """Value, residual, whether it has converged, and products of every layer of one row, each (L,)."""
+    """Compute value, residual, converged flag and products of every layer of one row, each (L,)."""
     found = []
     with part.operator(kind=kind) as operator:
         # Products of the whole Hessian, not of an objective for every layer: all layers share the saved activations.
@@ -186,7 +188,7 @@ def _row(
 
 
 def layer_fields(rows: Rows, layers: dict[str, slice], **settings: Any) -> dict[str, Any]:
-    """The fields that a result per layer has whatever it measures."""
+    """The fields common to all results per layer."""
     return {
         "layers": tuple(layers),
         "layer_parameters": np.array([span.stop - span.start for span in layers.values()]),

@@ -1,4 +1,4 @@
-"""Owners of sharp directions: eigenvectors of the whole loss, and the classes' shares of them."""
+"""Owners of sharp directions: the shares of classes in the largest eigenvalues of the whole loss."""
 
 from __future__ import annotations
 

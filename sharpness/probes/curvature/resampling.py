@@ -1,4 +1,4 @@
-r"""The ends of a spectrum for other images of the same class: every resample is solved again, on one basis.
+r"""Bootstrap of the ends of a spectrum: the eigenvalues of every resample are recomputed in a common basis.
 
 .. code-block:: text
 
@@ -6,12 +6,13 @@ r"""The ends of a spectrum for other images of the same class: every resample is
     M_i = V' H_i V                                              # for every image i, by products with it alone
     lambda(resample) = extreme eigenvalues of sum_i c_i a_i M_i / sum_i c_i a_i      # c: how often i was drawn
 
-A quotient v'Hv with the eigenvector fixed would not do: it is below the largest eigenvalue of every resample, and
-above the smallest one, by far where one image dominates the class and is not drawn. On the basis the eigenvector moves.
-What it does not span is left out, so that a largest eigenvalue is still at most that of the resample itself.
+A quotient v'Hv with a fixed eigenvector would not be sufficient: it is at most the largest eigenvalue of a resample and
+at least the smallest one, and far from them if one image dominates the class and is not drawn. In a basis, the
+eigenvector can move. Directions outside the basis are ignored, so the largest eigenvalue in the basis is still at most
+that of the resample.
 
-The largest eigenvalue of resamples is larger than that of the sample on average, as a maximum is: with few images the
-interval may not hold the value.
+As a maximum, the largest eigenvalue of resamples is on average larger than that of the sample: with few images, the
+interval may not contain the value.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from sharpness.engine.operator import CurvatureOperator
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 
-#: Of the basis, where the Krylov space has as many.
+#: Dimensions of the basis, unless the Krylov space is exhausted earlier.
 DIMENSIONS = 120
-#: Products that are made at a time, with so many entries at most.
+#: Maximum number of products computed at a time, and of their entries.
 ROWS, _ENTRIES = 60, 2**27
 #: Resamples whose matrices are in memory at a time.
 _BATCH = 64
@@ -38,10 +39,10 @@ _BATCH = 64
 def resampled_ends(
     part: Objective, operator: CurvatureOperator, pairs: Eigenpairs, which: str, k: int, resamples: int, seed: int
 ) -> tuple[np.ndarray, int]:
-    """Percentile intervals of 95 % of all ``pairs.values``, lower and upper ends (2, m), and the products they took.
+    """Compute 95 % percentile intervals of all ``pairs.values``, (2, m), and the number of products they took.
 
-    Those are products with all images: the Krylov space is grown, and then every image takes one with every vector of
-    the basis. NaN for fewer than two images.
+    Products are counted over all images: the Krylov space is extended, then each image takes one product with every
+    vector of the basis. Intervals are NaN for fewer than two images.
     """
     nothing = np.full((2, len(pairs.values)), np.nan)
     if part.num_samples < 2:
@@ -58,7 +59,7 @@ def resampled_ends(
 
 
 def projected_ends(forms: np.ndarray, weights: np.ndarray, which: str, k: int, resamples: int, seed: int) -> np.ndarray:
-    """Of every resample the k largest, smallest, or k of each, in descending order, (resamples, m).
+    """Compute the k largest, k smallest or both eigenvalues of every resample, descending, (resamples, m).
 
     Args:
         forms: M, shape (n, p, p), symmetric.
@@ -67,7 +68,7 @@ def projected_ends(forms: np.ndarray, weights: np.ndarray, which: str, k: int, r
     n, p, _ = forms.shape
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     drawn = counts * weights
-    # A resample of images that weigh nothing has no Hessian.
+    # A resample whose weights are all 0 has no Hessian.
     drawn = drawn / np.where(drawn.sum(axis=1) > 0, drawn.sum(axis=1), np.nan)[:, None]
     found = [
         np.linalg.eigvalsh((part @ forms.reshape(n, -1)).reshape(-1, p, p))[:, positions(which, k, p)]
@@ -77,7 +78,7 @@ def projected_ends(forms: np.ndarray, weights: np.ndarray, which: str, k: int, r
 
 
 def _forms(one: Objective, basis: torch.Tensor) -> np.ndarray:
-    """V' H V of the only image of an objective, (p, p), for orthonormal rows V (p, k)."""
+    """Compute V' H V (p, p) of an objective of a single image, for the orthonormal rows V (p, k) of a basis."""
     number = max(1, min(ROWS, _ENTRIES // basis.shape[1]))
     with one.operator() as operator:
         matrix = np.hstack([inner(basis, operator.rows(some).T) for some in basis.split(number)])
@@ -85,17 +86,17 @@ def _forms(one: Objective, basis: torch.Tensor) -> np.ndarray:
 
 
 def require_resamples(resamples: int) -> None:
-    """Refuse, before anything is computed, a number of resamples other than 0 that has no tails to cut off.
+    """Refuse a number of resamples that is too small for percentiles, before anything is computed.
 
     Raises:
-        UserError: fewer than 100.
+        UserError: fewer than 100, other than 0.
     """
     if resamples and resamples < 100:
         raise UserError(f"bootstrap={resamples}: a 95 % interval needs at least 100 resamples")
 
 
 def mean_interval(values: np.ndarray, weights: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    r"""The percentile bootstrap interval of :math:`\sum_i a_i q_i / \sum_i a_i`; NaN for fewer than two samples.
+    r"""Compute the percentile bootstrap interval of :math:`\sum_i a_i q_i / \sum_i a_i`; NaN for a single sample.
 
     Args:
         values: q, shape (n,).

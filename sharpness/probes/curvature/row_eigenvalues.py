@@ -1,18 +1,18 @@
-r"""The extreme eigenvalues of one row, as a task that any worker can do.
+r"""The extreme eigenvalues of one row, as a task for any worker.
 
-Runs of Lanczos start from the gradient, which the first product of a run computes anyway. On a trained network the
-gradient of a class lies mostly in the space of its largest eigenvectors, because the Gauss-Newton part of the Hessian
-is made of the gradients of its images (Gur-Ari, Roberts & Dyer, arXiv 1812.04754).
+Lanczos iterations start from the gradient, which the first product computes anyway. On a trained network, the gradient
+of a class lies mostly in the space of its largest eigenvectors, because the Gauss-Newton part of the Hessian consists
+of the gradients of its images (Gur-Ari, Roberts & Dyer, arXiv 1812.04754).
 
-The smallest eigenvector is found in the gradient as well, cut into layers. Layers multiply one another, so that the
-loss is like :math:`f(u v)` in the factors u of early and v of late layers: the part of the Hessian that is not
-Gauss-Newton couples them, and bends down where one factor grows along its gradient and the other shrinks. With F(l) the
-part of :math:`|g|^2` in the layers up to the middle of l,
+The smallest eigenvector can also be approximated by the gradient, with layers weighted differently. Layers multiply one
+another, so that the loss is like :math:`f(u v)` in the factors u of early and v of late layers. The part of the Hessian
+that is not Gauss-Newton couples them, and has negative curvature where one factor grows along its gradient while the
+other shrinks. With F(l) the fraction of :math:`|g|^2` in the layers up to the middle of l,
 
 .. math:: t_l = (1 - 2 F(l)) \, g_l, \qquad t' g = 0.
 
-On a long-tailed ResNet-32 the cosine of the smallest eigenvector with the better of g and t is 0.17 to 0.83, where that
-with a random vector is 0.001.
+On a long-tailed ResNet-32, the cosine between the smallest eigenvector and the better of g and t is 0.17 to 0.83,
+compared to 0.001 for a random vector.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ from sharpness.probes.curvature.resampling import resampled_ends
 from sharpness.probes.curvature.rows import Callback, Rows, ignore
 from sharpness.probes.shared.work import Arrays, Work
 
-#: Products that a run usually takes for the largest eigenvalue, and for the smallest one beside it, with what else a
-#: row takes: the gradient that it starts from, and the quadratic forms of its images.
+#: Products that a run usually takes for the largest eigenvalue, and in addition for the smallest one. They include the
+#: gradient at the start and the quadratic forms of the images.
 LARGEST, SMALLEST = 8, 12
-#: Products of a run that is timed for an estimate.
+#: Number of products of a run that is timed for an estimate.
 SHORT = 4
-#: Bytes of a basis that is kept though only the ends of a spectrum are needed; its run can be continued.
+#: Maximum bytes of a basis that is stored even if only eigenvalues are needed, so that the run can be resumed.
 BASIS = 2**30
-#: Arrays of a row that runs and closed forms alike give.
+#: Arrays of a row that both Lanczos runs and closed forms give.
 NUMBERS = ("values", "residuals", "converged", "products")
-#: Quadratic forms below this part of the largest eigenvalue are rounding.
+#: Quadratic forms below this fraction of the largest eigenvalue are rounding errors.
 SEEN = 1e-6
-#: Length of a tilted gradient that is rounding: all of the gradient is in one layer.
+#: A tilted gradient shorter than this is rounding error: the whole gradient is in one layer.
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class RowEigenvalues:
-    """Solves a row: call it with its number and its objective. The arguments are those of ``eigenvalues``.
+    """A function of the number and the objective of a row. Its settings are the arguments of ``eigenvalues``.
 
     Args:
-        work: where a run that is interrupted is kept.
+        work: storage for interrupted runs.
     """
 
     work: Work
@@ -77,7 +77,7 @@ class RowEigenvalues:
         settings: dict[str, Any] = {
             "tol": self.tol,
             "max_iterations": self.max_iterations,
-            # A generator for every row, so that its start vector is the same whichever rows are done already.
+            # One generator per row, so that its start vector does not depend on which rows are already done.
             "generator": torch.Generator().manual_seed(self.seed),
             "dtype": part.dtype,
             "device": part.device,
@@ -114,25 +114,25 @@ class RowEigenvalues:
         return found
 
     def needs_no_basis(self, part: Objective) -> bool:
-        """True if nothing asks for eigenvectors, and a basis would be large: the ends alone take three vectors."""
+        """True if no eigenvectors are needed and the basis would be large: eigenvalues alone take three vectors."""
         vectors = self.k > 1 or self.keep_vectors or self.bootstrap or self.standard_errors
         return not vectors and lanczos_memory(part.num_parameters, self.max_iterations, part.dtype) > BASIS
 
 
 def over_images(values: np.ndarray, forms: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Standard errors of eigenvalues (m,) over images, and the part of the image that counts most.
+    """Compute standard errors of eigenvalues (m,) over images, and the share of the most important image.
 
     Args:
-        values: the eigenvalues.
+        values: (m,) eigenvalues.
         forms: (m, n) v' H_i v of every image.
-        weights: (n,) of the images.
+        weights: (n,) weights of the images.
 
     Returns:
         ``errors`` and ``top_share``, (m,) each.
     """
     sizes = np.abs(forms) * weights
     total = sizes.sum(axis=1)
-    # Along a direction that no sample sees, such as a shift of all logits, they are rounding: nobody has a share.
+    # Along directions that affect no sample, such as a shift of all logits, forms are rounding errors.
     seen = total > SEEN * weights.sum() * np.abs(values).max()
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.where(seen, sizes.max(axis=1) / total, np.nan)
@@ -140,10 +140,10 @@ def over_images(values: np.ndarray, forms: np.ndarray, weights: np.ndarray) -> d
 
 
 def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None = None) -> dict[int, Arrays]:
-    """The arrays of every row: of a last layer in closed form, of anything else by products."""
+    """Solve all rows: in closed form for a last layer, by products otherwise."""
     layer = None if task.bootstrap else LastLayer.of(rows.whole)
     if layer is not None:
-        # Probabilities of a row, twice in a product, and what is chosen of them: of many images and classes too much.
+        # The probabilities of a row, two copies in a product, and a selection of them may not fit into memory.
         needed = 4 * 8 * int(max(rows.samples)) * len(layer.rows)
         layer = layer if needed <= memory_budget(torch.device("cpu")) else None
     if layer is None or 2 * task.k > rows.whole.num_parameters:
@@ -156,7 +156,7 @@ def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None
         indices = ahead.samples[row]
         pairs = layer_eigenpairs(layer, indices, ahead(row), task, bar.update)
         found = {name: getattr(pairs, name) for name in NUMBERS}
-        if pairs.vectors is not None:  # in the model's precision, which limits of their size count with
+        if pairs.vectors is not None:  # in the model's precision, as assumed by the limits on their size
             found["vectors"] = torch.from_numpy(pairs.vectors).to(rows.whole.dtype).numpy()
         return found | over_images(pairs.values, pairs.forms, rows.whole.weights.double().numpy()[indices])
 
@@ -169,10 +169,10 @@ def start_vector(gradient: Tensor, sizes: Sequence[int], which: str) -> Tensor |
     Args:
         gradient: (k,).
         sizes: numbers of entries of all parameters, in the order of the network.
-        which: end of the spectrum; the gradient alone serves the largest values.
+        which: end of the spectrum; for the largest eigenvalues, the gradient alone is used.
 
     Returns:
-        A vector (k,) in float64; None where the gradient is 0.
+        A vector (k,) in float64; None if the gradient is 0 or not finite.
 
     >>> start_vector(torch.tensor([3.0, 4.0]), [1, 1], "LA").tolist()
     [0.6, 0.8]

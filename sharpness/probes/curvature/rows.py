@@ -1,4 +1,4 @@
-"""Rows of curvature probes: all samples together, every class, or every group; and the keywords that these share."""
+"""Rows of curvature probes (all samples, classes or groups), and the keywords of these probes."""
 
 from __future__ import annotations
 
@@ -55,28 +55,30 @@ class CurvatureOptions(LayerOptions, total=False):
     executor: Executor | None
 
 
-#: Called with numbers of products, as they are made.
+#: Function that is called with the number of products since the last call.
 Callback = Callable[[int], object]
 
 
 def ignore(products: int) -> None:
-    """Callback of rows in other processes, whose products nobody watches."""
+    """Callback that does nothing, for rows in other processes."""
 
 
 class RowTask(Protocol):
-    """The arrays of row number ``row``, ``products`` among them."""
+    """A function that computes the arrays of row number ``row``, including ``products``."""
 
     def __call__(self, row: int, part: Objective, callback: Callback = ignore) -> Arrays: ...
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Objectives side by side.
+    """The objectives of all rows.
 
     Attributes:
-        parts: one objective for each row; None for a class without samples.
-        names: of the rows.
-        several: False if there is one row, of all samples.
+        whole: the objective of all samples.
+        parts: one objective for each row; None for a row without samples.
+        names: names of the rows.
+        several: False if there is a single row of all samples.
+        grouped: True if rows are groups.
     """
 
     whole: Objective
@@ -90,7 +92,7 @@ class Rows:
         return [(i, part) for i, part in enumerate(self.parts) if part is not None]
 
     def indices(self, row: int) -> np.ndarray:
-        """The samples of a row, among those of all: a row behind those of classes or groups has all of them."""
+        """Indices of a row's samples; a row after those of classes or groups has all samples."""
         count = len(self.whole.groups) if self.grouped else self.whole.num_classes
         if not self.several or row >= count:
             return np.arange(self.whole.num_samples)
@@ -101,12 +103,12 @@ class Rows:
 
     @property
     def samples(self) -> np.ndarray:
-        """Samples of each row, (rows,)."""
+        """Number of samples of each row, (rows,)."""
         return np.array([0 if part is None else part.num_samples for part in self.parts])
 
     @property
     def complete(self) -> bool:
-        """True if every sample is in exactly one row: groups may leave classes out, or share them."""
+        """True if every sample is in exactly one row; groups may omit or share classes."""
         if not self.grouped:
             return True
         classes = [c for members in self.whole.groups.values() for c in members]
@@ -114,24 +116,24 @@ class Rows:
 
     @property
     def shares(self) -> np.ndarray:
-        """Each row's part of the objective's total weight, (rows,)."""
+        """Each row's share of the total weight of all rows, (rows,)."""
         weights = np.array([0.0 if p is None else float(p.weights.double().sum()) for p in self.parts])
         return weights / weights.sum()
 
     def gather(self, done: dict[int, Arrays], name: str, missing: Any, *shape: int) -> np.ndarray:
-        """One of the arrays of rows by index, stacked (rows, ...), or of a single row as (...)."""
+        """Stack an array of all rows to (rows, ...), or return that of a single row (...)."""
         table = [np.asarray(done[i][name]) if i in done else np.full(shape, missing) for i in range(len(self.parts))]
         return np.stack(table) if self.several else table[0]
 
     def sample_products(self, products: np.ndarray) -> int:
-        """Products times samples, of those of every row."""
+        """Sum over rows of products times samples."""
         return int((np.atleast_1d(products) * self.samples).sum())
 
     def work(self, folder: Resume, settings: dict[str, Any]) -> Work:
-        """The work folder of finished rows.
+        """The work folder for rows.
 
-        Keyed by the settings, by the samples of every row, and by the loss's value, because its name may stand for
-        another function the next time.
+        Its key depends on the settings, the samples of every row, and the value of the loss, because another loss may
+        have the same name.
         """
         if folder is None:
             return Work(None, settings)
@@ -142,19 +144,19 @@ class Rows:
     def map(
         self, work: Work, task: RowTask, bar: Any, executor: Executor | None = None, basis: int = 0
     ) -> dict[int, Arrays]:
-        """Compute the arrays of every row that is not done, each in one piece, and keep them as they come.
+        """Compute the arrays of all rows that are not done, one task per row, and save each when it is done.
 
         Args:
-            work: where they are kept.
-            task: computes a row; is pickled for an executor whose workers are other processes.
-            bar: of products.
-            executor: where rows are computed, see :func:`sharpness.cluster`; unless given in threads of this process,
-                as many as it has processors and memory for: each with one of torch's threads if there are as many rows,
-                so that the numbers are those of a process with one.
-            basis: vectors of the size of the model that a row keeps.
+            work: storage of the rows.
+            task: function that computes a row; it is pickled if the executor's workers are other processes.
+            bar: progress bar of products.
+            executor: executor that computes rows, see :func:`sharpness.cluster`. By default, rows are computed in as
+                many threads of this process as processors and memory allow. If there are as many rows as torch has
+                threads, each row uses one of torch's threads, and numbers are those of a process with one thread.
+            basis: number of vectors of the size of the model that a row stores.
 
         Returns:
-            The arrays by the index of the row; a class without samples has none.
+            The arrays by the index of the row; rows without samples are missing.
         """
         parts, done = dict(self.present), {}
         for i in parts:
@@ -173,9 +175,9 @@ class Rows:
     def _side_by_side(
         self, work: Work, task: RowTask, bar: Any, left: dict[int, Objective], basis: int
     ) -> dict[int, Arrays]:
-        """The arrays of rows that threads of this process compute."""
-        # As many workers as for all rows: one row alone would have all of torch's threads, and other last digits than
-        # in the call that was interrupted.
+        """Compute rows in threads of this process."""
+        # As many workers as for all rows: a single row would otherwise use all of torch's threads, and differ in the
+        # last digits from an uninterrupted call.
         with row_workers(self.whole, len(self.present), basis) as pool:
 
             def callback(products: int) -> None:
@@ -187,7 +189,7 @@ class Rows:
             for i in left if isinstance(pool, Here) else by_cost(left):
                 bar.set_postfix_str(self.names[i])
                 waiting[i] = pool.submit(work.once, i, partial(task, part=left[i], callback=callback))
-            # Whichever fails first is raised; what nobody waits for any more is stopped by its workers.
+            # Raise the first failure; the workers then stop the other rows.
             finished, _ = wait(waiting.values(), return_when=FIRST_EXCEPTION)
             for future in finished:
                 future.result()
@@ -196,9 +198,9 @@ class Rows:
     def _elsewhere(
         self, work: Work, task: RowTask, bar: Any, left: dict[int, Objective], executor: Executor
     ) -> dict[int, Arrays]:
-        """The arrays of rows that an executor computes: its workers read the whole once, and cut rows out themselves.
+        """Compute rows on an executor: its workers read the whole objective once, and select rows themselves.
 
-        Without a folder that they see, every row is sent to them.
+        Without a folder that workers can read, every row is sent to them.
         """
         folder, done = scratch_of(executor, work.folder), {}
         with ExitStack() as parcels:
@@ -216,7 +218,7 @@ class Rows:
         return done
 
     def fields(self, **settings: Any) -> dict[str, Any]:
-        """The fields that every result has. Of groups, the rows take the place of classes."""
+        """The fields common to all results. If rows are groups, they take the place of classes."""
         common = common_fields(self.whole, rows="groups" if self.grouped else "classes", **settings)
         if self.grouped:
             weights = np.array([0.0 if part is None else part.class_weights.sum() for part in self.parts])
@@ -225,24 +227,24 @@ class Rows:
 
 
 def by_cost(rows: dict[int, Objective]) -> list[int]:
-    """Rows with the longest first, so that the last ones to end are short."""
+    """Sort rows from the most to the fewest samples, so that the last tasks to finish are short."""
     return sorted(rows, key=lambda i: -rows[i].num_samples)
 
 
 def part_of(whole: Objective, several: bool, grouped: bool, row: int) -> Objective:
-    """The objective of a row; the one behind all classes is of all samples."""
+    """The objective of a row; a row after all classes has all samples."""
     if grouped:
         return whole.restrict(list(whole.groups)[row])
     return whole.restrict(row) if several and row < whole.num_classes else whole
 
 
 def _sent(work: Work, task: RowTask, row: int, parcel: Parcel) -> Arrays:
-    """A row in another process, unless it is done; the parcel holds a function from its number to its objective."""
+    """Compute a row in another process unless it is done; the parcel has a function from row number to objective."""
     return work.once(row, lambda row: task(row, parcel.open()(row)))
 
 
 def _alone(part: Objective) -> Parcel:
-    """A parcel of a single row."""
+    """Make a parcel of a single row."""
     with parcelled(partial(_itself, part), None) as parcel:
         return parcel
 
@@ -252,14 +254,14 @@ def _itself(part: Objective, row: int) -> Objective:
 
 
 def rows_of(objective: Objective, per_class: bool, seed: int = 0, options: LayerOptions | None = None) -> Rows:
-    """The rows of a probe.
+    """Make the rows of a probe.
 
     Args:
-        seed: of the samples that ``match_samples`` draws.
-        options: ``per_group``, ``match_samples`` and ``coordinates`` are read.
+        seed: seed of the samples drawn by ``match_samples``.
+        options: options of the probe, of which ``per_group``, ``match_samples`` and ``coordinates`` are used.
 
     Raises:
-        UserError: both classes and groups are asked for, there are no groups, or a class is too small to match.
+        UserError: both classes and groups were requested, there are no groups, or a class has too few samples.
     """
     options = options or {}
     per_group, coordinates, match_samples = (
@@ -267,7 +269,7 @@ def rows_of(objective: Objective, per_class: bool, seed: int = 0, options: Layer
     )  # fmt: skip
     if per_class and per_group:
         raise UserError("per_class and per_group: ask for one of them at a time")
-    # Before classes are cut out, whose filters have the same norms.
+    # Before classes are selected: the norms of the filters are the same for all of them.
     if coordinates is not None:
         objective = objective.in_coordinates(coordinates)
     if match_samples is not None:

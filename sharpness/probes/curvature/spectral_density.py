@@ -66,7 +66,7 @@ def spectral_density(
     rows = rows_of(objective, per_class, seed, options)
     settings = {"kind": kind, "draws": draws, "steps": steps, "seed": seed, "match_samples": options["match_samples"]}
     fields = rows.fields(probe="spectral_density", **settings)
-    # Before any row: a loss that is random would make as many densities as there are draws.
+    # Before any row: with a random loss, every draw would have another density.
     rows.whole.check()
     with progress(draws * steps * len(rows.present), "spectral density", "products") as bar:
         task = partial(_rule, kind=kind, draws=draws, steps=steps, seed=seed)
@@ -85,8 +85,8 @@ def spectral_density(
 def _rule(
     row: int, part: Objective, callback: Callback = ignore, *, kind: str, draws: int, steps: int, seed: int
 ) -> Arrays:  # fmt: skip
-    """The quadrature rules of one row."""
-    # A generator for every row, so that its vectors are the same whichever rows are done already.
+    """Compute the quadrature rules of one row."""
+    # One generator per row, so that its vectors do not depend on which rows are already done.
     generator = torch.Generator().manual_seed(seed)
     with part.operator(kind=kind) as operator:
         rule = stochastic_lanczos(

@@ -113,7 +113,7 @@ def trace(
     plain = estimator == "hutchinson" and not bootstrap and not verify
     if plain and (layer := LastLayer.of(rows.whole)) is not None:
         return _exact(rows, layer.traces(kind == "hessian"), kind == "ggn", fields)
-    # Arrays of single vectors have a key of their own: with a bootstrap earlier versions kept their means as row 0.
+    # Arrays of single vectors have a separate key: with a bootstrap, earlier versions saved their means as row 0.
     by_vector = (rows.several or bootstrap) and estimator == "hutchinson" and kind == "hessian"
     kept = {"by": "vector"} if by_vector and not rows.several else {}
     work = rows.work(options["resume"], fields["provenance"] | kept)
@@ -133,7 +133,7 @@ def trace(
 def _estimate(
     row: int, part: Objective, callback: Callback = ignore, *, estimator: str, kind: str, draws: int, seed: int
 ) -> Arrays:
-    """The arrays of one row."""
+    """Compute the arrays of one row."""
     generator = torch.Generator().manual_seed(seed)
     with part.operator(kind=kind) as operator:
         found: TraceEstimate = ESTIMATORS[estimator](
@@ -145,7 +145,7 @@ def _estimate(
 
 
 def _exact(rows: Rows, traces: np.ndarray, keeps_sign: bool, fields: dict[str, Any]) -> MeasureResult:
-    """The table of traces that are known of every sample, (n,): errors are over images."""
+    """Make the table from the traces of every sample (n,), with errors over images."""
     weights, nothing = rows.whole.weights.double().numpy(), np.arange(0)
     members = [rows.indices(i) for i in range(len(rows.parts))] if rows.several else [nothing] * rows.whole.num_classes
     members.append(np.arange(len(traces)))
@@ -166,7 +166,7 @@ def _exact(rows: Rows, traces: np.ndarray, keeps_sign: bool, fields: dict[str, A
 
 
 def _of_every_sample(rows: Rows, work: Work, draws: int, seed: int, executor: Executor | None) -> dict[int, Arrays]:
-    """Hutchinson's estimate of every row from z' H_i z of every sample: a pass for each vector, however many rows."""
+    """Compute Hutchinson's estimates of all rows from z' H_i z of every sample, in one pass per vector."""
     whole, weights = rows.whole, rows.whole.weights.double().numpy()
     require_whole("draws", draws, 2, ", for a standard error")
     forms = np.empty((draws, whole.num_samples))
@@ -177,7 +177,7 @@ def _of_every_sample(rows: Rows, work: Work, draws: int, seed: int, executor: Ex
                     forms[draw] = work.once(draw, partial(_forms, whole, z, operator))["forms"]
                     bar.update()
         else:
-            # Vectors are the tasks, not classes: sums over samples then have the bits of a single process.
+            # Vectors are the tasks, not classes, so that sums over samples are bitwise those of a single process.
             with parcelled(whole, scratch_of(executor, work.folder)) as parcel:
                 for draw, found in do_all(executor, {d: partial(_sent, work, parcel, d, seed) for d in range(draws)}):
                     forms[draw] = found["forms"]
@@ -203,7 +203,7 @@ def _forms(whole: Objective, z: Tensor, operator: CurvatureOperator, draw: int) 
 
 
 def _sent(work: Work, parcel: Parcel, draw: int, seed: int) -> Arrays:
-    """The quadratic forms of one vector in another process, unless one has found them."""
+    """Compute the quadratic forms of one vector in another process, unless they are saved."""
 
     def compute(draw: int) -> Arrays:
         whole = parcel.open()
@@ -217,14 +217,14 @@ def _sent(work: Work, parcel: Parcel, draw: int, seed: int) -> Arrays:
 def _result(
     rows: Rows, done: dict[int, Any], resamples: int, estimator: str, seed: int, fields: dict[str, Any]
 ) -> MeasureResult:
-    """The table of estimates of rows, of all samples, and of groups."""
+    """Make the table of the estimates for rows, all samples and groups."""
     names = [i for i, _ in rows.present]
     keeps_sign = fields["provenance"]["kind"] == "ggn"  # semidefinite for convex losses of the outputs
     draws = {i: len(found["samples"]) for i, found in done.items()}
-    # Rows of Hutch++ may differ in their draws; what combines several rows has the fewest.
+    # With Hutch++, the number of draws may differ between rows; combinations of rows use the smallest number.
     fewest = min(draws.values(), default=0)
     freedom = np.array([draws.get(i, fewest) for i in range(len(rows.parts) + 1)]) - 1
-    # Values and standard errors of the rows and, last, of everything.
+    # Values and standard errors of the rows and, last, of all samples.
     table = np.full((2, len(rows.parts) + 1), np.nan)
     for i, found in done.items():
         table[:, i] = found["value"], found["error"]
@@ -255,7 +255,7 @@ def _result(
 
 
 def _groups(rows: Rows, done: dict[int, Any], estimator: str) -> np.ndarray:
-    """Means of the groups' classes and their errors, (2, G): the estimates share the random vectors, and so depend."""
+    """Means over the groups' classes and their errors, (2, G); estimates depend on each other through the vectors."""
     groups = rows.whole.present_groups if rows.several and not rows.grouped else {}
     found = np.full((2, len(groups)), np.nan)
     for g, classes in enumerate(groups.values()):
@@ -263,7 +263,7 @@ def _groups(rows: Rows, done: dict[int, Any], estimator: str) -> np.ndarray:
             continue
         if estimator == "hutchinson":
             found[:, g] = mean_and_error(np.mean([done[c]["samples"] for c in classes], axis=0))
-        else:  # a bound, as of everything
+        else:  # an upper bound, as for all samples
             found[:, g] = np.mean([(done[c]["value"], done[c]["error"]) for c in classes], axis=0)
     return found
 

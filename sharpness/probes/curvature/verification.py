@@ -1,9 +1,10 @@
-r"""Curvature against the loss itself, which knows nothing of products or eigenvectors.
+r"""Checks of curvature against the loss itself, independent of products and eigenvectors.
 
-Each check compares a number measured on the loss, in float64 sums, with the one that the curvature implies. They differ
-by the terms of higher order that the steps leave, so two step sizes are taken and extrapolated, and what they differ by
-is the error that is reported. A kink of the loss, such as a ReLU's, between the two ends of a step counts as curvature
-there and not in the Hessian, the more the smaller the step: the two sizes then disagree, and the error is large.
+Each check compares a number measured on the loss, with float64 sums, with the number that the curvature implies. They
+differ by terms of higher order in the step, so the measurement is extrapolated from two step sizes, and the difference
+between these is reported as its error. A kink of the loss within a step, such as that of a ReLU, adds to the measured
+curvature, the more the smaller the step, but not to the Hessian: the two step sizes then disagree, and the error is
+large.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from sharpness.objective import Objective
 from sharpness.probes.directions.gaussian import gaussian
 from sharpness.statistics.estimate import mean_and_error
 
-#: Rise of the loss that steps aim at, relative to the loss.
+#: Intended rise of the loss over a step, relative to the loss.
 RISE = 0.01
 #: Longest step, relative to the norm of the weights.
 LONGEST = 0.02
-#: Length of the longest noise, in the same unit.
+#: Longest noise, relative to the norm of the weights.
 LONGEST_NOISE = 0.1
 
 
 def check_eigenvalue(objective: Objective, name: str, value: float, vector: Tensor) -> dict[str, Any]:
-    r"""The rise along an eigenvector against ``value alpha^2 / 2``.
+    r"""Compare the rise along an eigenvector with ``value alpha^2 / 2``.
 
-    Given as curvatures: :math:`(L(w + \alpha v) + L(w - \alpha v) - 2 L(w)) / \alpha^2`, extrapolated from alpha and
-    alpha / 2.
+    Numbers are given as curvatures: :math:`(L(w + \alpha v) + L(w - \alpha v) - 2 L(w)) / \alpha^2`, extrapolated
+    from alpha and alpha / 2.
     """
     objective = _with_fixed_statistics(objective)
     v = vector.to(objective.device, objective.dtype)
@@ -44,10 +45,11 @@ def check_eigenvalue(objective: Objective, name: str, value: float, vector: Tens
 def check_trace(
     objective: Objective, name: str, value: float, error: float, draws: int = 20, seed: int = 0
 ) -> dict[str, Any]:
-    r"""The mean rise under Gaussian noise, :math:`E[L(w + \sigma z)] - L(w)`, against ``sigma^2 / 2`` times the trace.
+    r"""Compare the mean rise under Gaussian noise, :math:`E[L(w + \sigma z)] - L(w)`, with the trace.
 
-    Given as traces: the mean over pairs z, -z of the rise divided by :math:`\sigma^2 / 2`, extrapolated from sigma and
-    sigma / 2, with the standard errors of both estimates and the error of the extrapolation added in squares.
+    Their ratio should be :math:`\sigma^2 / 2`. Numbers are given as traces: the mean over pairs z, -z of the rise
+    divided by :math:`\sigma^2 / 2`, extrapolated from sigma and sigma / 2. The error combines the standard errors of
+    both estimates and the error of the extrapolation in quadrature.
     """
     objective = _with_fixed_statistics(objective)
     base = objective.loss()
@@ -63,7 +65,7 @@ def check_trace(
 
 
 def check_sum(name: str, parts: np.ndarray, shares: np.ndarray, whole: float) -> dict[str, Any]:
-    r"""The rows' traces, weighted by their shares, against the trace of all samples, from the same random vectors."""
+    r"""Compare the rows' traces, weighted by their shares, with the trace of all samples, for the same vectors."""
     measured = float(np.nansum(shares * parts))
     rounding = 1e-4 * float(np.nansum(shares * np.abs(parts)))
     return _check("weighted sum of the rows", name, measured, whole, rounding)
@@ -74,7 +76,7 @@ def _check(what: str, row: str, measured: float, expected: float, error: float) 
 
 
 def _with_fixed_statistics(objective: Objective) -> Objective:
-    """The objective with the running statistics of BatchNorm at every point, which the Hessian holds fixed as well."""
+    """The objective with fixed running statistics of BatchNorm, which the Hessian also treats as constants."""
     fixed = copy.copy(objective)
     fixed.batchnorm = "eval"
     return fixed
@@ -89,6 +91,6 @@ def _even_rise(objective: Objective, step: Tensor, base: float) -> float:
 
 
 def _step(objective: Objective, curvature: float, base: float, longest: float = LONGEST) -> float:
-    """The length at which a curvature raises the loss by :data:`RISE` of itself, but not too long."""
+    """The length at which a curvature changes the loss by :data:`RISE` times the loss, up to a maximum."""
     wanted = (2 * RISE * abs(base) / abs(curvature)) ** 0.5 if curvature and base else np.inf
     return float(min(wanted, longest * objective.weight_norm or 1.0))

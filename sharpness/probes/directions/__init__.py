@@ -1,4 +1,4 @@
-"""Directions in parameter space: random, named in files, from one model to another."""
+"""Directions in parameter space: random, saved in files, or from one model to another."""
 
 from sharpness.probes.directions.between_models import toward
 from sharpness.probes.directions.direction_set import Directions, load_directions

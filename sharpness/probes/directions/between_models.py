@@ -1,4 +1,4 @@
-"""From one model to another of the same architecture, as a displacement of the parameters."""
+"""Displacements of the parameters from one model to another of the same architecture."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from sharpness.models import Classifier
 from sharpness.objective import Objective
 from sharpness.probes.directions.direction_set import parameter_shapes, require_shapes
 
-#: A model, or what it can be had from: a state dict holds the weights alone.
+#: A model, or an object that contains or names one; a state dict has weights only.
 Weights = nn.Module | Checkpoint | Objective | Mapping[str, Tensor] | str | Path
 
 
 def toward(objective: Objective, other: Weights) -> Tensor:
-    """``w_other - w`` over the parameters in scope, flat (k,), computed in float64 and rounded once.
+    """Compute ``w_other - w`` over the parameters in scope, flat (k,), in float64 and rounded once.
 
     Args:
         other: a model of the same architecture, a checkpoint or its path, an objective, or a state dict. Parameters
-            are matched by name and shape. A file may be one of the objective's own network, whatever that is.
+            are matched by name and shape. A file may belong to the objective's own network, whatever its architecture.
 
     Raises:
-        UserError: a parameter in scope that the other has not, or in another shape; names the first.
+        UserError: the other model lacks a parameter in scope, or has it in another shape; the message names the first.
 
     >>> a, b = nn.Linear(2, 2), nn.Linear(2, 2)
     >>> objective = Objective(a, (torch.eye(2), torch.tensor([0, 1])))
@@ -47,18 +47,18 @@ def toward(objective: Objective, other: Weights) -> Tensor:
 
 
 def require_reachable(objective: Objective, other: Weights) -> None:
-    """Refuse another model that is more than a displacement of the parameters in scope away.
+    """Refuse another model that differs in more than the parameters in scope.
 
     Running statistics of BatchNorm do not move with the parameters. With ``batchnorm="recalibrate"`` they are estimated
-    at every point and need not agree.
+    at every point and may differ.
 
     Raises:
-        UserError: running statistics, a parameter out of scope, a buffer or a logit scale that differs; names the
+        UserError: running statistics, parameters out of scope, buffers or logit scales differ; the message names the
             first.
     """
     other = read_subject(objective, other)
     ours, theirs = objective.model.state_dict(), state_of(other)
-    # `tied` has all names of the parameters that move: a tied weight stands in the state under several.
+    # `tied` has all names of the parameters that move: a tied weight has several names in the state dict.
     statistics, moved = _statistics(objective.model), {id(p) for p in objective.parameters}
     tied = {n for n, p in objective.model.named_parameters(remove_duplicate=False) if id(p) in moved}
     for name, value in ours.items():
@@ -91,7 +91,7 @@ def state_of(subject: Any) -> Mapping[str, Tensor]:
     """Parameters and buffers by name.
 
     Raises:
-        UserError: another type.
+        UserError: the subject has no weights.
     """
     model = _module_of(subject)
     if model is not None:
@@ -102,12 +102,12 @@ def state_of(subject: Any) -> Mapping[str, Tensor]:
 
 
 def read_subject(objective: Objective, subject: Weights) -> Any:
-    """Read a path as a checkpoint, so that it is read once; return everything else as it is.
+    """Read a path as a checkpoint, so that it is read only once; return everything else unchanged.
 
-    A file of a network that is not known here is one of the objective's own, of which a copy takes the weights.
+    The weights of a file are loaded into its recorded architecture, or else into a copy of the objective's network.
 
     Raises:
-        UserError: neither takes them.
+        UserError: the file fits neither.
     """
     if not isinstance(subject, str | Path):
         return subject
@@ -154,6 +154,6 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _scales(model: nn.Module) -> dict[str, float]:
-    """Output scales of modules that are no parameters, by name."""
+    """Output scales of modules that are not parameters, by name."""
     named = ((name, getattr(module, "scale", None)) for name, module in model.named_modules())
     return {name: scale for name, scale in named if isinstance(scale, float)}

@@ -1,4 +1,4 @@
-"""Directions that belong together: with the parameters they are for, the points that are marked, and a file."""
+"""Sets of directions with their parameters and marked points, and their files."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class Directions:
 
     @classmethod
     def of(cls, objective: Objective, vectors: Sequence[Tensor], name: str, **fields: Any) -> Directions:
-        """Flat vectors (k,) of an objective."""
+        """Make directions of flat vectors (k,) for an objective."""
         return cls(torch.stack(list(vectors)), parameter_shapes(objective), name, **fields)
 
     def fit(self, objective: Objective, number: int) -> Directions:
-        """The first ``number`` of them, on the device and in the dtype of an objective.
+        """Select the first ``number`` directions, on the device and in the dtype of an objective.
 
         Returns:
             Directions with vectors (number, k).
 
         Raises:
-            UserError: there are fewer, or they are for other parameters; names the first that differs.
+            UserError: there are fewer, or they are for other parameters; the message names the first that differs.
         """
         if len(self.vectors) < number:
             raise UserError(f"{len(self.vectors)} direction was given: a plane needs two")
@@ -70,10 +70,10 @@ class Directions:
         )
 
     def ranges(self, margin: float, points: int) -> list[tuple[float, float, int]]:
-        """For every axis the range that covers the marks, wider by ``margin`` of it on both sides.
+        """The range of every axis that covers the marks, extended on both sides by ``margin`` times its length.
 
         Returns:
-            From, to and number of points of each.
+            From, to and number of points of every axis.
 
         Raises:
             UserError: a negative margin, or no marks to cover.
@@ -143,15 +143,15 @@ def load_directions(path: str | Path) -> Directions:
 
 
 def parameter_shapes(objective: Objective) -> dict[str, tuple[int, ...]]:
-    """Of the parameters in scope, by name, in order."""
+    """Shapes of the parameters in scope, by name, in order."""
     return {n: tuple(p.shape) for n, p in zip(objective.names, objective.parameters, strict=True)}
 
 
 def require_shapes(theirs: dict[str, tuple[int, ...]], ours: dict[str, tuple[int, ...]], what: str) -> None:
-    """Refuse what is for other parameters.
+    """Refuse directions or weights for other parameters.
 
     Raises:
-        UserError: names the first parameter that differs.
+        UserError: parameters differ; the message names the first.
     """
     for name in [*ours, *theirs]:
         a, b = theirs.get(name), ours.get(name)

@@ -31,19 +31,19 @@ def gaussian(
     normalization: str | None = "filter",
     orthogonal_to: Tensor | None = None,
 ) -> Tensor:
-    """Direction number ``draw`` of ``seed``, flat (k,): standard normal, then normalised.
+    """Draw direction number ``draw`` of ``seed``, flat (k,): standard normal, then normalised.
 
-    The numbers of a parameter depend on seed, draw, its shape (filters first), and how many parameters of that shape
-    stand before it in the model: not on its name, layout, dtype or device, nor on the scope, nor on the rest of the
-    model. All is computed in float64 on the CPU and rounded once.
+    The numbers of a parameter depend on seed, draw, its shape (filters first), and the number of parameters of that
+    shape before it in the model. They do not depend on its name, layout, dtype or device, on the scope, or on the rest
+    of the model. Everything is computed in float64 on the CPU and rounded once.
 
     Args:
-        orthogonal_to: a direction (k,), to which this one is made orthogonal within every filter, every layer, or as a
-            whole, as it is normalised.
+        orthogonal_to: a direction (k,), to which this one is made orthogonal: within every filter, within every layer,
+            or as a whole, depending on the normalisation.
 
     Raises:
-        UserError: an unknown normalisation, or a seed that is no integer. A normalisation that leaves nothing to
-            move gives zeros, and a warning.
+        UserError: an unknown normalisation, or a seed that is not an integer of at least 0. If the normalisation leaves
+            nothing to move, the direction is zero, with a warning.
 
     >>> from torch import nn
     >>> model = nn.Linear(3, 2, bias=False)
@@ -61,20 +61,20 @@ def gaussian(
 
 
 def gaussian_pair(objective: Objective, seed: int = 0, normalization: str | None = "filter") -> tuple[Tensor, Tensor]:
-    """Draws 0 and 1, orthogonal within every filter, every layer, or as a whole, as they are normalised.
+    """Draw directions 0 and 1, orthogonal within every filter or layer or as a whole, depending on the normalisation.
 
     Raises:
-        UserError: a single parameter, or what :func:`gaussian` refuses.
+        UserError: a single parameter, or arguments that :func:`gaussian` refuses.
     """
     first = gaussian(objective, 0, seed, normalization)
     return first, gaussian(objective, 1, seed, normalization, orthogonal_to=first)
 
 
 def normalize(objective: Objective, direction: Tensor, normalization: str | None = "filter") -> Tensor:
-    """A direction (k,) with the norms of the model's filters or layers, or as it is (None).
+    """Give a direction (k,) the norms of the model's filters or layers; None returns it unchanged.
 
-    With ``"filter"`` and ``"layer"`` the entries of parameters whose filters hold a single number become zero. A filter
-    of the direction or of the model that is zero stays zero.
+    With ``"filter"`` and ``"layer"``, the entries of parameters whose filters have a single number become zero. Filters
+    that are zero in the direction or in the model become zero as well.
 
     Raises:
         UserError: an unknown normalisation.
@@ -84,10 +84,10 @@ def normalize(objective: Objective, direction: Tensor, normalization: str | None
 
 
 def check_direction(objective: Objective, direction: Tensor) -> Tensor:
-    """A given direction as a flat (k,) tensor of the model's dtype.
+    """Convert a given direction to a flat (k,) tensor in the model's dtype.
 
     Raises:
-        UserError: no vector, one of another length, or numbers that are not finite.
+        UserError: the direction is not a vector, has another length, or has entries that are not finite.
     """
     try:
         direction = torch.as_tensor(direction).to(objective.device, objective.dtype)
@@ -106,9 +106,10 @@ def check_direction(objective: Objective, direction: Tensor) -> Tensor:
 
 
 def noise_keys(objective: Objective) -> dict[str, tuple[tuple[int, ...], int]]:
-    """The keys of the noise of each parameter in scope, by name: with seed and draw they determine its numbers.
+    """The keys of the noise of each parameter in scope, by name; with seed and draw, they determine its numbers.
 
-    A key is the shape, filters first, and the number of parameters of that shape before it in the model.
+    A key consists of the parameter's shape, filters first, and the number of parameters of that shape before it in the
+    model.
     """
     axes = filter_axes(objective.model)
     seen: Counter[tuple[int, ...]] = Counter()
@@ -121,7 +122,7 @@ def noise_keys(objective: Objective) -> dict[str, tuple[tuple[int, ...], int]]:
 
 
 def _noise(objective: Objective, draw: int, seed: int) -> Tensor:
-    """Standard normal numbers (k,), in float64 on the CPU."""
+    """Draw standard normal numbers (k,), in float64 on the CPU."""
     axes = filter_axes(objective.model)
     pieces = []
     for name, (shape, before) in noise_keys(objective).items():

@@ -1,4 +1,4 @@
-"""Weights that a run kept on its way: its snapshots, and the last update before or after a model of it."""
+"""Weights saved during a run: its snapshots, and the update before or after one of its models."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ REMEDY = "train with --snapshots N (snapshots=N), or give update=, the last chan
 
 
 def snapshots(run: str | Path) -> list[Path]:
-    """The checkpoints that ``sharpness train --snapshots`` kept in a run's folder, in order.
+    """The checkpoints that ``sharpness train --snapshots`` saved in a run's folder.
 
     Returns:
-        Paths, by their epochs.
+        Paths, in the order of their epochs.
 
     Raises:
         UserError: there are none.
@@ -33,23 +33,23 @@ def snapshots(run: str | Path) -> list[Path]:
 
 
 def has_update(objective: Objective) -> bool:
-    """True if the objective's model is of a run that kept other weights of its way."""
+    """True if the objective's model belongs to a run that has saved snapshots."""
     folder = _run_of(objective)
     return folder is not None and any((folder / "snapshots").glob("*.pt"))
 
 
 def last_update(objective: Objective) -> Tensor:
-    """The update of the weights that led to an objective's model, flat (k,), from the run whose file it was read from.
+    """The last update of the weights that led to an objective's model, flat (k,), from the snapshots of its run.
 
-    From the last snapshot before it to the model itself; of the first snapshot, of which there is none before, from it
-    to the next snapshot or to the state of the unfinished run.
+    This is the difference from the last snapshot before the model to the model itself. The first snapshot has none
+    before it: for it, this is the difference to the next snapshot, or to the state of the unfinished run.
 
     Returns:
         The update, in the objective's parameters.
 
     Raises:
-        UserError: the model was not read from a run's folder, the run kept no other weights, or they are of another
-            network, as those before a stage with a new head.
+        UserError: the model was not read from a run's folder, the run has saved no other weights, or these belong to
+            another network, such as weights before a stage with a new head.
     """
     folder = _run_of(objective)
     if folder is None or not has_update(objective):

@@ -1,7 +1,7 @@
 r"""Adaptive grids: evaluation where a surface bends, interpolation elsewhere.
 
-Rounds of evaluations on a grid: a coarse lattice first, then whichever cells have the largest estimated errors, until
-none is above the tolerance, and the worst of the rest have been evaluated as well and were within it.
+Cells are evaluated in rounds: first a coarse lattice, then the cells with the largest estimated errors, until no
+estimate is above the tolerance, and the cells with the largest remaining estimates were evaluated and found within it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from sharpness.engine import distributed
 from sharpness.probes.landscapes.piecewise_linear import interpolate_linearly
 from sharpness.probes.landscapes.polyharmonic import PolyharmonicSpline
 
-#: Cells between two points of the first lattice, and how many points an axis has at least.
+#: Cells between two points of the first lattice, and minimum number of its points along an axis.
 SPACING, LEAST = 6.25, 5
-#: A round adds this part of the points that are done, apart by this part of the distance to the nearest of them.
+#: A round adds points up to this fraction of the evaluated ones. Their distance from each other is at least this
+#: fraction of their distance to the nearest evaluated point.
 GROWTH, APART = 0.25, 0.7
-#: The part of all cells that is evaluated to verify the rest.
+#: Fraction of all cells that is evaluated to verify the rest.
 AUDIT = 0.01
-#: The tolerance of a class over that of the overall loss.
+#: Tolerance of a class, relative to that of the overall loss.
 CLASS_TOLERANCE = 4.0
-#: Once this part of all cells is evaluated, the overall loss alone decides whether to continue.
+#: Once this fraction of all cells is evaluated, only the overall loss decides whether to continue.
 CLASS_SHARE = 0.2
-#: The height up to which a picture shows a surface, as a quantile of its values.
+#: Height up to which plots show a surface, as a quantile of its values.
 RELIEF = 0.9
-#: The estimate of an error is ``SAFETY`` times its expected size, from the ``NEARBY`` nearest points.
+#: Estimated errors are ``SAFETY`` times the expected size, from the ``NEARBY`` nearest points.
 SAFETY, NEARBY = 3.0, 10
-#: Estimates are at least this part of the relief: the rounding of interpolation.
+#: Smallest estimated error relative to the relief, for the rounding errors of interpolation.
 ROUNDING = 1e-9
-#: Cells on a side of the tiles in which larger grids are interpolated, and the margin of points around them.
+#: Side, in cells, of the tiles in which larger grids are interpolated, and the margin of points around them.
 TILE, MARGIN = 64, 16
 
 
@@ -42,9 +43,9 @@ class Refinement:
     """A grid of n cells, flat.
 
     Attributes:
-        values: (n, K) evaluated or interpolated.
+        values: (n, K) evaluated or interpolated values.
         errors: (n, K) estimated absolute errors; 0 where evaluated, NaN for a column without values.
-        evaluated: (n,) bool.
+        evaluated: (n,) mask of evaluated cells.
     """
 
     values: np.ndarray
@@ -55,30 +56,32 @@ class Refinement:
 def refine(
     evaluate: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], tol: float, criteria: int
 ) -> Refinement:
-    r"""Values on a grid, evaluated where the surface bends and interpolated elsewhere.
+    r"""Compute values on a grid: evaluated where the surface bends, interpolated elsewhere.
 
-    With m a column's minimum and R its relief, from m to its 0.9 quantile over finite cells (what a picture shows),
-    the first column is to be within :math:`\mathrm{tol}\,\max(R, v - m)` of its value v in every cell, the other
-    criteria within 4 tol, as far as a fifth of the cells goes: a class of few images has kinks that the overall loss
-    averages out, and saturated classes are flat with steep walls. Beyond that the estimated errors say how far off they
-    are. What it takes: ``benchmarks/adaptive.py``.
+    Let m be a column's minimum and R its relief, from m to its 0.9 quantile over finite cells (the range that plots
+    show). The first column should be within :math:`\mathrm{tol}\,\max(R, v - m)` of its value v in every cell, and the
+    other criteria within four times that, until a fifth of the cells is evaluated: a class of few images has kinks that
+    the overall loss averages out, and saturated classes are flat with steep walls. Beyond that, the errors of these
+    criteria are only estimated. ``benchmarks/adaptive.py`` measures the number of evaluations.
 
     Interpolation is a cubic polyharmonic spline with quadratic polynomials, in v or in :math:`\sinh^{-1}((v - m)/R)`
-    (surfaces whose corners explode), whichever has the smaller leave-one-out residuals. The error of a cell is
-    estimated as its power function times the root mean square of the standardised leave-one-out residuals nearby, times
-    3, which on those planes was above the true error in at least 95 % of the interpolated cells of every
-    column, and 97 % for the overall loss; kinks are worst (93 % on a cone).
+    (for surfaces that explode at the corners), whichever has the smaller leave-one-out residuals. The error of a cell
+    is estimated as its power function times the root mean square of the standardised leave-one-out residuals nearby,
+    times 3. On the planes of that benchmark, the estimate was above the true error in at least 95 % of the interpolated
+    cells of every column, and in 97 % for the overall loss; kinks are the worst case (93 % on a cone).
 
-    Columns beyond the criteria are fractions, such as accuracies, which are steps: these are interpolated linearly
-    between evaluated points, and their error is estimated as the spread of those nearby.
+    Columns beyond the criteria are fractions, such as accuracies, which are step functions: they are interpolated
+    linearly between evaluated points, and their error is estimated as the spread of the points nearby.
 
     A cell next to one that is not finite (in any column that has values) is evaluated itself.
 
     Args:
-        evaluate: rows (m, K) of cells (m,), numbered row by row; called once a round, never twice for a cell.
+        evaluate: function from cells (m,), numbered row by row, to rows (m, K). It is called once per round, and never
+            twice for a cell.
         shape: (ny, nx).
-        tol: part of the relief.
-        criteria: how many columns count, the first ones; a column that is NaN everywhere is left out.
+        tol: tolerance as a fraction of the relief.
+        criteria: number of columns, from the first, that decide which cells are evaluated; a column that is NaN
+            everywhere is ignored.
 
     >>> x = np.linspace(-1, 1, 51)
     >>> bowl = (x**2 + x[:, None] ** 2).reshape(-1, 1)
@@ -99,10 +102,10 @@ class _Surface:
     """A surface under refinement: its values, errors and evaluated cells.
 
     Attributes:
-        done: (n,) cells evaluated.
-        finite: (n,) those among them without inf or NaN in a column that has values.
+        done: (n,) mask of evaluated cells.
+        finite: (n,) mask of evaluated cells without inf or NaN in a column that has values.
         counting: (S,) criteria that have values.
-        ratio: (n,) estimated over tolerated error, the worst criterion's; 0 where evaluated.
+        ratio: (n,) largest ratio of estimated to tolerated error over criteria; 0 where evaluated.
     """
 
     def __init__(self, shape: tuple[int, ...], tol: float, criteria: int) -> None:
@@ -118,7 +121,7 @@ class _Surface:
         self._auditing = self._refuted = False
 
     def add(self, cells: np.ndarray, rows: np.ndarray) -> None:
-        """Add new rows (m, K), and interpolate the rest again."""
+        """Add new rows (m, K), and repeat the interpolation of the other cells."""
         if not self.done.any():
             self.values = np.full((len(self.done), rows.shape[1]), np.nan)
         elif self.finite.any():
@@ -134,7 +137,7 @@ class _Surface:
         self._interpolate()
 
     def next(self) -> np.ndarray:
-        """Cells (n,) to evaluate now; none when all are as they should be."""
+        """The mask (n,) of cells to evaluate next; empty if all cells are within the tolerance."""
         infinite = (self.done & ~self.finite).reshape(self.shape)
         beside = scipy.ndimage.binary_dilation(infinite, np.ones((3, 3))).ravel() & ~self.done
         if not self.finite.any():
@@ -166,7 +169,7 @@ class _Surface:
         return self.tol[self.counting] * np.maximum(self.relief, height)
 
     def _deciding(self) -> slice:
-        """Those of the counting criteria that cells are evaluated for."""
+        """The counting criteria that decide which cells are evaluated."""
         return slice(None) if self.done.mean() < CLASS_SHARE else slice(1)
 
     def _interpolate(self) -> None:
@@ -183,7 +186,7 @@ class _Surface:
         self.ratio[rest] = np.where(np.isnan(worst), np.inf, worst)
 
     def _measure(self, cells: np.ndarray) -> None:
-        """Minimum and relief of every criterion, (S,)."""
+        """Set minimum and relief of every criterion, (S,)."""
         values = self.values[cells][:, self.counting]
         values = values[np.isfinite(values).all(axis=1)]
         self.low = values.min(axis=0)
@@ -216,7 +219,7 @@ class _Surface:
         self.errors[np.ix_(cells, self.counting)] = self.relief * error
 
     def _spread(self, candidates: np.ndarray, limit: int) -> np.ndarray:
-        """The worst of some cells, no two of them close to each other."""
+        """Select the worst of some cells, no two of them close to each other."""
         distance = scipy.spatial.cKDTree(self.points[self.done]).query(self.points)[0]
         free, chosen = candidates.reshape(self.shape).copy(), np.zeros(len(self.done), dtype=bool)
         order = np.flatnonzero(candidates)
@@ -233,7 +236,7 @@ class _Surface:
 
 
 def _lattice(shape: tuple[int, ...]) -> np.ndarray:
-    """The first cells (n,): a coarse grid with all borders and the middle, or everything where that is half of it."""
+    """The mask (n,) of the first cells: a coarse grid with borders and middle, or all if it has half of all cells."""
     mask = np.zeros(shape, dtype=bool)
     mask[np.ix_(*(_coarse(n) for n in shape))] = True
     return np.ones(mask.size, dtype=bool) if 2 * mask.sum() >= mask.size else mask.ravel()
@@ -245,7 +248,7 @@ def _coarse(number: int) -> np.ndarray:
 
 
 def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Masks (n,) of the cells of a tile, and of those with its margin."""
+    """Masks (n,) of the cells of every tile, without and with its margin."""
     starts = [np.arange(0, n, TILE) for n in shape]
     for y in starts[0]:
         for x in starts[1]:
@@ -256,6 +259,6 @@ def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _agreed(mask: np.ndarray) -> np.ndarray:
-    """The first process's decision: rounding differs between machines, and all must evaluate the same cells."""
+    """Return the first process's mask in all processes, which may round differently but must agree on the cells."""
     mine = mask if distributed.rank() == 0 else np.zeros_like(mask)
     return distributed.total(torch.from_numpy(mine.astype(np.float64))).numpy() > 0

@@ -1,4 +1,4 @@
-"""The loss between models: along the line to another one, and over the plane through three."""
+"""The loss between models: along the line between two, and over the plane through three."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sharpness.probes.landscapes.line_and_plane import LandscapeOptions, Range, 
 from sharpness.probes.shared.probe import comparable
 from sharpness.results import LineResult, PlaneResult
 
-#: Part of a vector's length by which a third model must be off the line through the first two.
+#: Smallest distance of the third model from the line through the first two, relative to its distance from the first.
 OFF_LINE = 1e-6
 QUANTITIES = ("loss", "error")
 
@@ -120,7 +120,7 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
     for subset in line.subsets():
         values = line.select(classes, subset, overall)[inside]
         rise = values - (1 - x) * values[0] - x * values[-1]
-        # Exactly 0 at both ends, where rounding of the chord must not make a barrier; NaN stays.
+        # Exactly 0 at both ends, where rounding of the chord must not create a barrier; NaN is kept.
         rise[[0, -1]] = values[[0, -1]] - values[[0, -1]]
         known = not np.isnan(rise).any()
         top = int(np.argmax(rise))
@@ -181,13 +181,13 @@ def plane_through(
 
 
 def model_axes(objective: Objective, second: Weights, third: Weights) -> Directions:
-    """The orthonormal axes of the plane through three models, with the models as marks.
+    """Compute the orthonormal axes of the plane through three models, with the models as marks.
 
     Returns:
         Two unit vectors (2, k) and marks (3, 2).
 
     Raises:
-        UserError: the models are on one line.
+        UserError: the models are collinear.
     """
     u, w = toward(objective, second).cpu().double(), toward(objective, third).cpu().double()
     length = float(u.norm())
@@ -206,7 +206,7 @@ def model_axes(objective: Objective, second: Weights, third: Weights) -> Directi
 
 
 def _names(names: Sequence[str] | None, subjects: Sequence[Any]) -> tuple[str, ...]:
-    """The names that were given, else those of checkpoints, else letters."""
+    """The given names, or by default the labels of checkpoints and letters for other models."""
     if names is None:
         return tuple(
             s.label if isinstance(s, Checkpoint) else letter for s, letter in zip(subjects, "ABC", strict=False)

@@ -30,7 +30,7 @@ from sharpness.results import LineResult, PlaneResult
 
 #: From, to, number of points.
 Range = tuple[float, float, int]
-#: A coordinate smaller than this part of the range is the centre's.
+#: Coordinates below this fraction of the range are set to 0, the centre.
 ROUNDING = 1e-12
 logger = logging.getLogger("sharpness")
 
@@ -181,9 +181,9 @@ def _evaluate(
     options: SharedLandscapeOptions,
     adaptive: float | None = None,
 ) -> dict[str, Any]:
-    """The fields of a landscape at ``w + sum_j points[:, j] d_j``, in arrays of some shape; ``base`` is at w."""
+    """Compute the fields of a landscape at ``w + sum_j points[:, j] d_j``, in arrays of a shape; ``base`` is at w."""
     what, own, vectors = ("line", "plane")[len(shape) - 1], objective.precision, directions.vectors
-    # Keyed by the displacements, so that the same points are found again however their directions are named.
+    # The key depends on the displacements, so that saved points are found however the directions are named.
     digest = hashlib.sha256(points.tobytes())
     digest.update(vectors.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     table_in = partial(
@@ -197,7 +197,7 @@ def _evaluate(
     if options["precision"] == "auto" and chosen != own:
         exact = table_in(precision=own)
         some = spread_points(shape)
-        # Unfinished work keeps its precision, whatever is faster now: another one would begin from the start.
+        # Unfinished work keeps its precision even if the other one is faster now, instead of starting again.
         begun = table.done.any() or exact.done.any()
         worthwhile = table.done.any() if begun else pays(table.seconds, exact.seconds, len(points), len(some), adaptive)
         if not worthwhile:
@@ -214,7 +214,7 @@ def _evaluate(
         with table.rounds():
             found = refine(table.evaluate, (shape[0], shape[1]), adaptive, losses)
     error = np.abs(table.center - center)[:losses] if chosen != own else 0.0 * center[:losses]
-    if objective.loss_name == "ce":  # interpolation may fall a little below zero, cross-entropy does not
+    if objective.loss_name == "ce":  # interpolation may be slightly negative, cross-entropy is not
         found.values[:, :losses] = np.maximum(found.values[:, :losses], 0.0)
     rows, errors = found.values.T.reshape(-1, *shape), found.errors.T.reshape(-1, *shape)
     return {
@@ -240,7 +240,7 @@ def _evaluate(
 
 @dataclass(frozen=True)
 class _Displacement:
-    """``sum_j points[i, j] d_j`` of a point i."""
+    """The displacement ``sum_j points[i, j] d_j`` of a point i."""
 
     points: np.ndarray
     directions: Tensor

@@ -1,4 +1,4 @@
-"""Directions by name: Gaussian, or what the loss itself suggests, alone or mixed with given vectors."""
+"""Directions by name: Gaussian, gradient or eigenvectors, alone or combined with given vectors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sharpness.probes.curvature.eigenvalues import eigenvalues
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.directions.gaussian import NORMALIZATIONS, check_direction, gaussian
 
-#: Part of a vector's length that must be left once another direction has been taken out of it.
+#: Fraction of a vector's length that must remain after projecting out another direction.
 INDEPENDENT = 1e-4
 logger = logging.getLogger("sharpness")
 
 
 def gradient_direction(objective: Objective, number: int = 1, seed: int = 0) -> list[Tensor]:
-    """``g / |g|``: the loss rises fastest along it.
+    """The direction ``g / |g|``, along which the loss rises fastest.
 
     Raises:
-        UserError: more than one was asked for, or the gradient is zero.
+        UserError: more than one direction was requested, or the gradient is zero.
     """
     if number > 1:
         raise UserError("there is one gradient: mix it, such as directions=('gradient', 'hessian')")
@@ -36,7 +36,7 @@ def gradient_direction(objective: Objective, number: int = 1, seed: int = 0) -> 
 
 
 def hessian_directions(objective: Objective, number: int = 1, seed: int = 0) -> list[Tensor]:
-    """Unit eigenvectors of the algebraically largest eigenvalues; their largest entry is positive."""
+    """Unit eigenvectors of the algebraically largest eigenvalues, with a positive largest entry."""
     found = eigenvalues(objective, k=number, seed=seed, keep_vectors=True)
     assert found.vectors is not None
     if not found.converged.all():
@@ -46,7 +46,7 @@ def hessian_directions(objective: Objective, number: int = 1, seed: int = 0) -> 
     return [v * v[v.abs().argmax()].sign() for v in vectors]
 
 
-#: ``f(objective, number, seed)``: that many orthogonal unit vectors.
+#: Functions ``f(objective, number, seed)`` that return so many orthogonal unit vectors.
 SUGGESTED: dict[str, Callable[[Objective, int, int], list[Tensor]]] = {
     "gradient": gradient_direction,
     "hessian": hessian_directions,
@@ -56,19 +56,19 @@ SUGGESTED: dict[str, Callable[[Objective, int, int], list[Tensor]]] = {
 def named_directions(
     objective: Objective, spec: Any, number: int, seed: int = 0, normalization: str | None = "filter"
 ) -> Directions:
-    """The directions of a line (``number`` 1) or of a plane (2).
+    """Make the directions of a line (``number`` 1) or of a plane (2).
 
     Args:
         spec: None or ``"gaussian"``; ``"gradient"``; ``"hessian"``, the top eigenvectors; a flat vector (k,) for a
-            line; for a plane two vectors or names, or two names with a plus between, such as ``"gradient+hessian"``;
-            or a :class:`Directions`, of which the first are taken. Given vectors are taken as they are. Those by name
-            are made orthogonal to them and to the names before; they have unit length, except Gaussian ones, which
-            come last and keep their normalisation.
+            line; for a plane, two vectors or names, or two names joined by a plus, such as ``"gradient+hessian"``; or a
+            :class:`Directions`, of which the first are used. Given vectors are used unchanged. Directions by name are
+            made orthogonal to them and to directions by earlier names, and have unit length. Gaussian directions are
+            made last and keep their normalisation.
         seed: seed of Gaussian directions, and of the start of the eigenvalue iteration.
-        normalization: of Gaussian directions: ``"filter"``, ``"layer"`` or None.
+        normalization: normalisation of Gaussian directions: ``"filter"``, ``"layer"`` or None.
 
     Raises:
-        UserError: an unknown name, another number or length of vectors, vectors that are zero or parallel, or a
+        UserError: an unknown name, a wrong number or length of vectors, vectors that are zero or parallel, or a
             :class:`Directions` for other parameters.
 
     >>> from torch import nn
@@ -95,8 +95,8 @@ def named_directions(
     for i, name in enumerate(names):
         if name in suggested:
             found[i] = _orthogonal(next(suggested[name]), list(found.values()), name)
-    # Gaussian directions last, whatever their place: these can be made orthogonal to a vector within every filter and
-    # keep its norm, the others would have to be changed.
+    # Gaussian directions last, whatever their place: they can be made orthogonal to a vector within every filter and
+    # keep their norm, whereas other directions would have to be changed.
     for i, name in enumerate(names):
         if name == "gaussian":
             other = next(iter(found.values()), None)
@@ -111,7 +111,7 @@ def named_directions(
 
 
 def _parts(spec: Any, number: int) -> list[Any]:
-    """One name or vector for each direction."""
+    """List one name or vector for each direction."""
     if spec is None:
         spec = "gaussian"
     if isinstance(spec, str):
@@ -137,7 +137,7 @@ def _require_span(given: list[Tensor]) -> None:
 
 
 def _orthogonal(vector: Tensor, others: list[Tensor], name: str) -> Tensor:
-    """A unit vector without its components along others."""
+    """Project out the components of a unit vector along others, and normalise it."""
     wide = vector.double() if vector.device.type != "mps" else vector
     left = wide / wide.norm()
     for other in others:

@@ -1,28 +1,29 @@
-"""Interpolation of fractions, which are steps: linear on triangles, hence within the range of their corners."""
+"""Interpolation of step functions, linear on triangles and thus within the range of their corners."""
 
 from __future__ import annotations
 
 import numpy as np
 import scipy
 
-#: By how much a point may be outside a triangle, in barycentric coordinates, for rounding.
+#: Rounding tolerance for points outside a triangle, in barycentric coordinates.
 ROUNDING = 1e-9
 
 
 def interpolate_linearly(centers: np.ndarray, values: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values at other points, and how much they vary nearby.
+    """Interpolate values at other points, and compute their spread nearby.
 
-    Triangles are Delaunay's (segments, of centres on a line). Nearby are the corners of the triangle around a point and
-    of those it shares a side with: their spread bounds the error of a function that is monotone among them. A point
-    outside all triangles takes the value of the nearest centre, and the spread of all centres.
+    Triangles are those of Delaunay, or segments if the centres are on a line. The spread of a point is over the corners
+    of the triangle around it and of the triangles adjacent to this one; it bounds the error of a function that is
+    monotone among them. A point outside all triangles gets the value of the nearest centre, and the spread of all
+    centres.
 
     Args:
         centers: (n, 2) different points, in general position or all on one line along an axis.
-        values: (n, K) of K functions at the centres.
-        points: (m, 2)
+        values: (n, K) values of K functions at the centres.
+        points: (m, 2) other points.
 
     Returns:
-        (m, K) and (m, K).
+        Values (m, K) and spreads (m, K).
 
     >>> corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     >>> interpolate_linearly(corners, np.array([[0.0], [1.0], [0.5]]), np.array([[0.25, 0.5]]))
@@ -40,7 +41,7 @@ def interpolate_linearly(centers: np.ndarray, values: np.ndarray, points: np.nda
 
 
 def _triangles(centers: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Corners (m, 3) of the triangle around each point, its barycentric coordinates, NaN outside all, and (m, 12)."""
+    """Corners (m, 3) of the triangle around each point, barycentric weights (NaN outside), nearby corners (m, 12)."""
     mesh = scipy.spatial.Delaunay(centers)
     found = mesh.find_simplex(points, tol=ROUNDING)
     affine = mesh.transform[found]
@@ -54,7 +55,7 @@ def _triangles(centers: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _segments(centers: np.ndarray, points: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same for centres on a line along an axis: (m, 2), (m, 2) and (m, 4)."""
+    """The same for centres on a line along an axis, with shapes (m, 2), (m, 2) and (m, 4)."""
     order = np.argsort(centers[:, axis])
     along, last = centers[order, axis], len(order) - 1
     right = np.searchsorted(along, points[:, axis]).clip(1, last)

@@ -1,4 +1,4 @@
-r"""Interpolation of scattered points of the plane by a polyharmonic spline, with what it does not know.
+r"""Interpolation of scattered points of the plane by a polyharmonic spline, with its uncertainty.
 
 Duchon, "Splines minimizing rotation-invariant semi-norms in Sobolev spaces", 1977; the leave-one-out residuals in
 closed form are those of Rippa, Adv. Comput. Math. 11, 1999; the power function is in Wendland, "Scattered Data
@@ -12,17 +12,17 @@ import scipy
 
 #: Monomials x^a y^b: quadratic surfaces are reproduced exactly.
 DEGREES = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
-#: Singular value, of the largest, below which a polynomial is the same as others at the centres.
+#: Singular values below this fraction of the largest mean that polynomials are linearly dependent at the centres.
 SAME = 1e-8
 
 
 class PolyharmonicSpline:
     r"""``s(x) = sum_i a_i |x - x_i|^3 + q(x)``, q quadratic, with ``s(x_i) = f_i``; ``a`` is orthogonal to quadratics.
 
-    Directions in which the centres do not vary enough for a polynomial, such as centres on a line, have none.
+    Polynomials that the centres cannot determine, such as quadratics across a line of centres, are left out.
 
     Args:
-        centers: (n, 2) different points x_i, of the order of 1 apart at most.
+        centers: (n, 2) different points x_i, with distances of at most the order of 1.
 
     >>> x = np.random.default_rng(0).uniform(-1, 1, (9, 2))
     >>> values, power = PolyharmonicSpline(x)(np.array([[0.25, 0.5]]), (x[:, :1] - x[:, 1:]) ** 2)
@@ -44,14 +44,15 @@ class PolyharmonicSpline:
         self._diagonal = np.maximum(self._inverse.diagonal()[:size], np.finfo(float).tiny)
 
     def __call__(self, points: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values at other points, and the power function there.
+        """Interpolate values at other points, and compute the power function there.
 
         Args:
-            points: (m, 2)
-            values: (n, K) of K functions at the centres.
+            points: (m, 2) other points.
+            values: (n, K) values of K functions at the centres.
 
         Returns:
-            (m, K), and (m,): by how much a function of unit norm may differ from its interpolant; 0 at the centres.
+            Values (m, K), and the power function (m,): the largest difference between a function of unit norm and its
+            interpolant, which is 0 at the centres.
         """
         basis = np.hstack(
             [scipy.spatial.distance.cdist(points, self.centers) ** 3, _monomials(points) @ self._polynomials]
@@ -61,10 +62,10 @@ class PolyharmonicSpline:
         return weights[:, : len(self.centers)] @ values, power
 
     def standardised_residuals(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Leave-one-out residuals at all centres, ``f_i - s_(-i)(x_i) = a_i / G_ii`` with G the inverse.
+        """Compute the leave-one-out residuals at all centres, ``f_i - s_(-i)(x_i) = a_i / G_ii`` with G the inverse.
 
         Returns:
-            (n, K), and the same over the power function of the other centres, ``G_ii^(-1/2)``.
+            Residuals (n, K), and residuals divided by the power function of the other centres, ``G_ii^(-1/2)``.
         """
         size = len(self.centers)
         residuals = (self._inverse[:size, :size] @ values) / self._diagonal[:, None]

@@ -1,4 +1,4 @@
-"""Precision of landscapes: bfloat16 where it pays, if the relief stands out from its errors."""
+"""Precision of landscapes: bfloat16 if it saves time and its errors are small compared to the relief."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from sharpness.probes.landscapes.adaptive_grid import CLASS_TOLERANCE
 from sharpness.probes.shared.point_table import USUAL
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-#: Floating-point operations from which a landscape is worth the attempt: a second or two of two CPU cores.
+#: Number of floating-point operations from which bfloat16 is tried: a second or two on two CPU cores.
 WORTHWHILE = 2e11
-#: The time that reduced precision must leave, of that of the model's own, comparisons included.
+#: Largest acceptable time in reduced precision, relative to the model's own precision, including comparisons.
 GAIN = 0.8
-#: Smallest relief of a landscape over the error.
+#: Smallest acceptable ratio of relief to error.
 RELIEF = 100.0
-#: Smallest tolerance of an interpolated landscape over the error. Interpolation takes noise for bends:
-#: that of a fifth of the tolerance makes it evaluate two thirds of the points of a bowl, that of a third all of them.
+#: Smallest acceptable ratio of tolerance to error for interpolated landscapes. Interpolation treats noise as curvature:
+#: with noise of a fifth of the tolerance it evaluates two thirds of the points of a bowl, with a third all of them.
 RESOLVED = 10.0
 
 
 def landscape_precision(objective: Objective, precision: str, points: int) -> str:
     """Resolve the precision of a landscape: ``"bfloat16"``, or the name of the model's own dtype.
 
-    ``"auto"`` is bfloat16 for models in float32, on devices with instructions for it, where all points together take
-    at least ``WORTHWHILE`` operations; whether it :func:`pays` is known when a pass of each has been timed.
+    ``"auto"`` is bfloat16 for models in float32, on devices with instructions for it, if all points together take at
+    least ``WORTHWHILE`` operations. Whether it :func:`pays` is decided after a pass of each has been timed.
 
     Raises:
         UserError: an unknown precision, or another one than the model's.
@@ -42,13 +42,13 @@ def landscape_precision(objective: Objective, precision: str, points: int) -> st
 
 
 def pays(reduced: float, own: float, points: int, compared: int, adaptive: float | None = None) -> bool:
-    """True if a landscape takes less time in reduced precision, with some points in both, than in the model's own.
+    """True if reduced precision saves time, including the points that are evaluated in both precisions.
 
     Args:
-        reduced, own: seconds of a pass.
-        points: all of them.
-        compared: those in both.
-        adaptive: the part of the relief that is to be resolved, where points are interpolated.
+        reduced, own: seconds of a pass in reduced and in the model's own precision.
+        points: number of points.
+        compared: number of points evaluated in both.
+        adaptive: tolerance as a fraction of the relief, if points are interpolated.
 
     >>> pays(0.3, 1.0, 25, 9), pays(0.3, 1.0, 12, 9), pays(0.9, 1.0, 2601, 9)
     (True, False, False)
@@ -58,7 +58,7 @@ def pays(reduced: float, own: float, points: int, compared: int, adaptive: float
 
 
 def spread_points(shape: tuple[int, ...]) -> np.ndarray:
-    """Corners, middles of the sides, and the centre of a grid (ny, nx) or a line (n,): flat indices.
+    """Flat indices of the corners, midpoints of the sides, and centre of a grid (ny, nx) or a line (n,).
 
     >>> spread_points((3, 5)).tolist(), spread_points((4,)).tolist()
     ([0, 2, 4, 5, 7, 9, 10, 12, 14], [0, 2, 3])
@@ -70,13 +70,13 @@ def spread_points(shape: tuple[int, ...]) -> np.ndarray:
 def stands_out(reduced: np.ndarray, exact: np.ndarray, adaptive: float | None = None) -> bool:
     """True if every relief is at least ``RELIEF`` times the error of reduced precision.
 
-    The error is the root mean square over some points. The tolerance of an interpolated landscape must be ``RESOLVED``
-    times as large.
+    The error is the root mean square over some points. For an interpolated landscape, the tolerance must also be at
+    least ``RESOLVED`` times the error.
 
     Args:
-        reduced, exact: (n, S) losses of S subsets at n points, the first one of all samples; columns without a finite
-            value are left out.
-        adaptive: the part of the relief that is to be resolved.
+        reduced, exact: (n, S) losses of S subsets at n points; the first subset has all samples. Columns without a
+            finite value are ignored.
+        adaptive: tolerance as a fraction of the relief, if points are interpolated.
     """
     exact = np.where(np.isfinite(exact), exact, np.nan)
     present = ~np.isnan(exact).all(axis=0)

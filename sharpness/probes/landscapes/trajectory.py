@@ -1,4 +1,4 @@
-"""The plane in which a training run moved most, with its path drawn on it."""
+"""The plane in which a training run moved most, with the path of the run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sharpness.probes.landscapes.line_and_plane import LandscapeOptions, plane
 from sharpness.probes.shared.probe import comparable
 from sharpness.results import PlaneResult
 
-#: Columns of the matrix of displacements that are in float64 at a time.
+#: Number of columns of the matrix of displacements that are converted to float64 at a time.
 CHUNK = 1 << 20
-#: Smallest ratio of the second to the first singular value that is no rounding.
+#: Ratio of the second to the first singular value below which the second is rounding error.
 FLAT = 1e-6
 
 Steps = str | Path | Sequence[Weights] | Mapping[str, Weights]
@@ -69,7 +69,7 @@ def trajectory(objective: Objective, steps: Steps) -> Directions:
     if singular[1] <= FLAT * singular[0]:
         raise UserError("the steps of the run are on one line, which is no plane: interpolate between two of them")
     axes = _combined(moves, torch.from_numpy(left[:, ::-1][:, :2] / singular[:2]))
-    # The Gram matrix squares the condition of D, so that these vectors are orthogonal only after a factorisation.
+    # The Gram matrix squares the condition number of D, so these vectors are only orthogonal after a factorisation.
     axes = torch.linalg.qr(axes.T).Q.T
     path = np.stack([(axes @ m.double()).numpy() for m in moves])
     signs = np.sign(path[np.abs(path).argmax(axis=0), [0, 1]])
@@ -141,7 +141,7 @@ def _named_steps(steps: Steps) -> dict[str, Weights]:
 
 
 def _gram(moves: Sequence[Tensor]) -> np.ndarray:
-    """All inner products (n, n), in float64, a chunk of the parameters at a time."""
+    """Compute all inner products (n, n) in float64, one chunk of parameters at a time."""
     total = torch.zeros(len(moves), len(moves), dtype=torch.float64)
     for start in range(0, len(moves[0]), CHUNK):
         part = torch.stack([m[start : start + CHUNK] for m in moves]).double()
@@ -150,7 +150,7 @@ def _gram(moves: Sequence[Tensor]) -> np.ndarray:
 
 
 def _combined(moves: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Sums of n vectors (k,) with weights (n, d): (d, k), in float64."""
+    """Combine n vectors (k,) with weights (n, d) to (d, k), in float64."""
     total = torch.zeros(weights.shape[1], len(moves[0]), dtype=torch.float64)
     for move, row in zip(moves, weights, strict=True):
         total += row[:, None] * move.double()

@@ -1,1 +1,1 @@
-"""The table of measures: one row a class and group, one column a measure."""
+"""The table of measures: one row per class and group, one column per measure."""

@@ -1,4 +1,4 @@
-"""Accuracy, where targets are labels."""
+"""The accuracy, if targets are labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sharpness.statistics.estimate import effective_samples, wilson
 
 
 def accuracy(subject: Subject, settings: NoSettings) -> dict[str, Column]:
-    """Accuracies, weighted as losses are, with Wilson's intervals."""
+    """Compute accuracies, weighted like losses, with Wilson intervals."""
     base, rows = subject.base, rows_of_samples(subject)
     values, weights = np.append(base.class_accuracies, base.accuracy), base.rows[1]
     errors = np.array([share_error(base.answers[row], weights[row]) for row in rows])

@@ -16,10 +16,10 @@ from sharpness.probes.measures.registry import ALL, MEASURES, chosen_measures
 
 @dataclass(frozen=True)
 class Asked:
-    """Measures with their settings.
+    """Requested measures with their settings.
 
     Attributes:
-        usual: whether none was named: a model is measured by those that it has.
+        usual: whether no measures were named, so that those are used which a model has.
     """
 
     settings: dict[Measure, Any]
@@ -31,10 +31,10 @@ class Asked:
         return {measure.name: settings for measure, settings in self.settings.items()}
 
     def of(self, objective: Objective) -> dict[Measure, Any]:
-        """Those that the objective has, without accuracy where targets are no labels; what is named tells its lack.
+        """Select the measures that an objective has, with their settings.
 
         Raises:
-            UserError: one that it has not was asked for by name.
+            UserError: a measure was requested by name that needs labels, and targets are not labels.
         """
         kept = {m: settings for m, settings in self.settings.items() if objective.has_answers or not m.needs_labels}
         for measure, settings in kept.items():
@@ -51,10 +51,10 @@ class Asked:
 
 
 def told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, Any]:
-    """Data and measures, of which some were given without their names.
+    """Tell data and measures apart among positional arguments.
 
     Raises:
-        UserError: one of them is there twice, or text is neither.
+        UserError: one of them was given twice, or an argument is neither.
     """
     found = {"data": data, "measures": measures}
     for value in given:
@@ -79,10 +79,15 @@ def told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, Any
 
 
 def asked_for(measures: Any, numbers: dict[str, Any], options: dict[str, Any]) -> Asked:
-    """The measures with their settings, of which those of registered ones are taken out of ``options``.
+    """Collect the requested measures with their settings.
+
+    Args:
+        measures: names of measures, as :func:`~sharpness.measure` takes them.
+        numbers: settings of built-in measures by name.
+        options: other options; settings of the requested measures are removed from them.
 
     Raises:
-        UserError: an unknown measure, or a setting out of range, be it of a measure that was not asked for.
+        UserError: an unknown measure, or a setting out of range, even of a measure that was not requested.
     """
     chosen = chosen_measures(measures)
     own = {name for measure in chosen for name in measure.setting_names} - numbers.keys()

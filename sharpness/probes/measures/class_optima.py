@@ -1,4 +1,4 @@
-"""Displacement to a class's own optimum, and the loss there."""
+"""The displacement to a class's own optimum, and the loss at that optimum."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Optima:
     """Settings of the optima, see :func:`~sharpness.class_optima`.
 
     Args:
-        damping: of the displacement.
+        damping: damping of the displacement.
     """
 
     damping: float = 0.01
 
 
 def optima(subject: Subject, settings: Optima) -> dict[str, Column]:
-    """Both columns of all classes; all samples together have an optimum of their own, which is not looked for."""
+    """Compute both columns for all classes; the optimum of all samples together is not computed."""
     found = class_optima(subject.objective, settings.damping, keep_vectors=False, resume=subject.resume)
     assert isinstance(found, OptimaResult)
     columns = {}
@@ -37,7 +37,7 @@ def optima(subject: Subject, settings: Optima) -> dict[str, Column]:
 
 
 def _passes(settings: Optima) -> Passes:
-    # Most searches end after a few steps.
+    # Most searches stop after a few steps.
     return Passes(forwards=10, gradients=5, products=100)
 
 

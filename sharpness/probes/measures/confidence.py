@@ -1,4 +1,4 @@
-"""Confidence of a model beside its sharpness: calibration error and margin."""
+"""Confidence of a model: calibration error and margin."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sharpness.probes.open_set.protocol import calibration_error
 from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.statistics.estimate import interval
 
-#: Resamples of images for the standard error.
+#: Number of bootstrap resamples of images for the standard error.
 RESAMPLES = 200
 
 
 def calibration(subject: Subject, settings: NoSettings) -> dict[str, Column]:
-    r"""Expected calibration errors :math:`\sum_b (A_b / A)\, |\mathrm{acc}_b - \mathrm{conf}_b|` of every class.
+    r"""Compute calibration errors :math:`\sum_b (A_b / A)\, |\mathrm{acc}_b - \mathrm{conf}_b|` of every class.
 
-    Their standard errors are over resamples of images. With few images in a bin the error is positive on average even
-    where the model is calibrated.
+    Standard errors are over resamples of images. With few images per bin, the calibration error is positive on average
+    even if the model is calibrated.
     """
     base = subject.base
     confidence = torch.softmax(_logits(subject), dim=1).amax(dim=1).numpy()
@@ -31,7 +31,7 @@ def calibration(subject: Subject, settings: NoSettings) -> dict[str, Column]:
             continue
         found[0, row] = calibration_error(confidence[chosen], answers[chosen], weights[chosen])
         if len(chosen) > 1:
-            # One at a time: 200 resamples of all images of a large set would be a gigabyte of indices.
+            # One at a time: the indices of 200 resamples of a large set would take a gigabyte.
             draws = (chosen[random.integers(0, len(chosen), len(chosen))] for _ in range(RESAMPLES))
             found[1, row] = np.std([calibration_error(confidence[i], answers[i], weights[i]) for i in draws], ddof=1)
     ends = np.clip(interval(found[0], found[1], sample_freedom(subject.objective)), 0, 1)
@@ -39,7 +39,7 @@ def calibration(subject: Subject, settings: NoSettings) -> dict[str, Column]:
 
 
 def margin(subject: Subject, settings: NoSettings) -> dict[str, Column]:
-    """Mean margins: the output of the label minus the largest other output."""
+    """Compute mean margins: the output of the label minus the largest other output."""
     outputs, labels = _logits(subject), subject.objective.y.cpu()
     right = outputs.gather(1, labels[:, None])[:, 0]
     others = outputs.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
@@ -49,7 +49,7 @@ def margin(subject: Subject, settings: NoSettings) -> dict[str, Column]:
 def _logits(subject: Subject) -> Tensor:
     """The logits (n, C) that the loss takes for all images, divided by the temperature if there is one."""
     objective = subject.objective
-    # As for ``subject.base``, BatchNorm statistics are recalibrated if the objective does so.
+    # BatchNorm statistics are those of ``subject.base``: recalibrated, if the objective does so.
     with objective.at(torch.zeros(objective.num_parameters)):
         outputs = objective.outputs().double()
     return outputs if objective.temperature is None else outputs / objective.temperature.value

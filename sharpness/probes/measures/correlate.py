@@ -16,7 +16,7 @@ from sharpness.results.correlations import OUTCOMES, Correlations, stratified_ta
 from sharpness.results.record import read_table
 
 KEYS = ("model", "run", "class", "group")
-#: What earlier versions called the columns of a study's table.
+#: Names of columns in the table of a study, by their names in earlier versions.
 BEFORE = {
     "acc": "accuracy", "λmax": "lambda_max", "λmin": "lambda_min", "rise": "random_rise", "worst rise": "worst_rise",
 }  # fmt: skip
@@ -92,7 +92,7 @@ def correlate(
     if test is None:
         outcomes.remove("gap")
     else:
-        # Joined by model, run and class: the tables may list their files in another order, or not the same ones.
+        # Joined by model, run and class, because the tables may list other files or another order.
         told = _frame(test, "test", ("accuracy",))
         if "accuracy" not in told:
             raise UserError("test has no accuracy: measure it there, --measures accuracy")
@@ -116,7 +116,7 @@ def correlate(
     is_class = ~is_group & frame["class"].ne("all")
     if checkpoints.max() < 2 and is_class.sum() < 3:
         raise UserError(f"{checkpoints.max() + 1} checkpoints: give three or more, or a table of three or more classes")
-    # Classes of a checkpoint depend on each other: the bootstrap draws checkpoints, and classes of a single one.
+    # Classes of a checkpoint depend on each other: the bootstrap draws checkpoints, or classes if there is only one.
     one = checkpoints.max() == 0
     rows: list[dict[str, Any]] = []
 
@@ -128,7 +128,7 @@ def correlate(
                 at = chosen_rows.to_numpy() & np.isfinite(x) & np.isfinite(y)
                 values = frame[z].to_numpy(float) if partial else None
                 at &= True if values is None else np.isfinite(values)
-                if at.sum() < 3:  # two points have a rank correlation of 1 or -1 whatever they are
+                if at.sum() < 3:  # the rank correlation of two points is always 1 or -1
                     continue
                 found = stratified_tau(
                     x[at], y[at], strata[at], units[at], resamples, seed, None if values is None else values[at]
@@ -157,7 +157,7 @@ def correlate(
 
 
 def _of_study(frame: pd.DataFrame) -> pd.DataFrame:
-    """The trainings of a study as a table of measures: rows "all" and "few" of each, accuracies as shares."""
+    """Convert the trainings of a study to a table of measures: rows "all" and "few", with accuracies as shares."""
     frame = frame[frame["status"].eq("done")].rename(columns=_renamed)
     columns = [c for c in frame.columns if c in MEASURES or c.removesuffix(" tail") in MEASURES]
     key = pd.DataFrame(
@@ -178,13 +178,13 @@ def _of_study(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _renamed(column: str) -> str:
-    """The present name of a column of a study's table, which earlier versions called otherwise."""
+    """The present name of a column in the table of a study, which may have had another name in earlier versions."""
     name, tail, more = column.partition(" tail")
     return BEFORE.get(name, name.replace("acc ", "accuracy ") if name.startswith("acc ") else name) + tail + more
 
 
 def _read(table: Any, what: str) -> pd.DataFrame:
-    """Read a DataFrame, a result, a comparison or a file as a frame of the caller's own."""
+    """Convert a DataFrame, a result, a comparison or a file to a new frame."""
     if isinstance(table, pd.DataFrame):
         return table.copy()
     if hasattr(table, "to_frame"):
@@ -199,15 +199,15 @@ def _read(table: Any, what: str) -> pd.DataFrame:
 
 
 def _frame(table: Any, what: str, numbers: Sequence[str]) -> pd.DataFrame:
-    """A table of ``sharpness measure`` in any of its forms, with all of :data:`KEYS`.
+    """Read a table of ``sharpness measure`` in any of its forms, and add missing :data:`KEYS`.
 
-    There is one model, one training, and no group, where nothing says otherwise.
+    Missing columns mean a single model, a single training and no groups.
 
     Args:
-        numbers: columns that are numbers, if they are there.
+        numbers: columns that must be numbers, if they are present.
 
     Raises:
-        UserError: a file that is no table, a table of something else, or one whose rows are not told apart.
+        UserError: a file that is not a table, a table of something else, or rows that cannot be told apart.
     """
     frame = _read(table, what)
     frame.columns = frame.columns.map(str)
@@ -225,8 +225,8 @@ def _frame(table: Any, what: str, numbers: Sequence[str]) -> pd.DataFrame:
     for name in frame.columns.intersection(["accuracy", *numbers]):
         if (text := next((v for v in frame[name] if isinstance(v, str)), None)) is not None:
             raise UserError(f"{what} has {text!r} in column {name!r}: give numbers, and leave empty what is missing")
-        frame[name] = pd.to_numeric(frame[name])  # nothing but None is no column of numbers to pandas
-    # Seeds of one model are its checkpoints: without a run they would pass for one, and have no spread.
+        frame[name] = pd.to_numeric(frame[name])  # pandas does not treat a column of None as numbers
+    # Seeds of a model tell its checkpoints apart, if there is no column "run".
     if "run" not in frame and "seed" in frame:
         frame["run"] = frame["seed"]
     for name in KEYS:

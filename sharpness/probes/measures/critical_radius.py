@@ -1,4 +1,4 @@
-"""The critical radius along random directions, and along the last update of a training."""
+"""The critical radius along random directions, and along the last update of the training."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sharpness.results import MeasureResult
 
 
 def radius_of_classes(subject: Subject, settings: RandomDirections) -> dict[str, Column]:
-    """Means over the random directions of :func:`~sharpness.critical_radius`, which all classes share."""
+    """Compute means over random directions, shared by all classes, see :func:`~sharpness.critical_radius`."""
     found = critical_radius(subject.objective, "random", settings.draws, seed=settings.seed)
     assert isinstance(found, MeasureResult)
     return {"critical_radius": Column.of_result(found, "random", found.over[0])}
 
 
 def radius_along_update(subject: Subject, settings: NoSettings) -> dict[str, Column]:
-    """The radius along the last update before the model, a single direction, without an error."""
+    """Compute the radius along the last update of the weights, a single direction without a standard error."""
     found = critical_radius(subject.objective, "update")
     assert isinstance(found, MeasureResult)
     return {"update_radius": Column.of_result(found, "update", found.over[0])}

@@ -21,14 +21,14 @@ from sharpness.progress import progress
 from sharpness.results.estimates import Estimate, mean_of
 from sharpness.statistics.estimate import interval
 
-#: What a function gives: a value, or a value and its standard error.
+#: Result of a function: a value, or a value and its standard error.
 Found = float | tuple[float, float]
 
 
 def measure_of(
     name: str, compute: Callable[[Objective], Found], title: str = "", over: str = "images", **described: Any
 ) -> Measure:
-    """A measure that is what ``compute`` returns; see :func:`~sharpness.register_measure` for the arguments.
+    """Make a measure of a function; see :func:`~sharpness.register_measure` for the arguments.
 
     Raises:
         UserError: ``compute`` cannot be called.
@@ -43,13 +43,13 @@ def measure_of(
 
 
 def _passes(settings: NoSettings) -> Passes:
-    """A guess at what a function of the user's takes."""
+    """A guess at the cost of a user's function."""
     return Passes(forwards=2)
 
 
 @dataclass(frozen=True)
 class OfFunction:
-    """Computes the column of a function of an objective; other processes get it pickled if the function can be."""
+    """Computes the column of a function of an objective; can be pickled if the function can."""
 
     name: str
     function: Callable[[Objective], Found]
@@ -60,7 +60,7 @@ class OfFunction:
         return version_of(self.function)
 
     def __call__(self, subject: Subject, settings: NoSettings) -> dict[str, Column]:
-        """The function's values of all samples and of every class that has any."""
+        """Call the function for all samples and for every class with samples."""
         objective = subject.objective
         told = {"measure": self.name, "version": self.version, "value": f"{subject.base.mean:.4g}"}
         numbers = np.full((objective.num_classes + 1, 2), np.nan)
@@ -84,7 +84,7 @@ def _computed(name: str, compute: Callable[[Objective], Found], objective: Objec
     """Call the function with gradients enabled, and check that it leaves the model unchanged.
 
     Raises:
-        UserError: it returned no number, or changed the model.
+        UserError: the function did not return a number, or changed the model.
     """
     before, gradients = objective.model_sha256(), [p.grad for p in objective.model.parameters()]
     objective.model.zero_grad()
@@ -104,7 +104,7 @@ def _column(objective: Objective, numbers: np.ndarray, over: str) -> Column:
     if over == "images":
         ends = interval(values, errors, sample_freedom(objective))
         return Column.of_images(objective, values, errors, ends)
-    # Classes may share draws: the mean of their errors is the largest that the error of their mean can be.
+    # Classes may share draws: the mean of their errors is an upper bound on the error of their mean.
     members = objective.present_groups.values()
     means = [mean_of([Estimate(*numbers[c]) for c in classes], independent=False)[:2] for classes in members]
     values, errors = np.concatenate([numbers, np.reshape(means, (-1, 2))]).T
@@ -112,10 +112,10 @@ def _column(objective: Objective, numbers: np.ndarray, over: str) -> Column:
 
 
 def numbers_of(name: str, found: Any) -> tuple[float, float]:
-    """The value and the standard error that a function gave, NaN where it gave none.
+    """The value and the standard error that a function returned; NaN for no standard error.
 
     Raises:
-        UserError: it gave something else.
+        UserError: the function returned something else.
 
     >>> numbers_of("norm", (2.0, 0.5)), numbers_of("norm", 3)
     ((2.0, 0.5), (3.0, nan))
@@ -125,7 +125,7 @@ def numbers_of(name: str, found: Any) -> tuple[float, float]:
         value, error = (float(p.detach() if isinstance(p, Tensor) else p) for p in (*parts, np.nan)[:2])
         if len(parts) in (1, 2) and not error < 0:
             return value, error
-    except (TypeError, ValueError, RuntimeError):  # no number, or a tensor of several
+    except (TypeError, ValueError, RuntimeError):  # not a number, or a tensor of several numbers
         pass
     raise UserError(
         f"measure {name!r}: compute returned {str(found)[:80]!r}: return a number, or (number, standard error)"
@@ -133,9 +133,9 @@ def numbers_of(name: str, found: Any) -> tuple[float, float]:
 
 
 def version_of(function: Any) -> str:
-    """A digest of a function's code, defaults and enclosed values; the names that it uses from outside are not in it.
+    """Digest a function's code, defaults and enclosed values, but not the values of its global names.
 
-    Tables that are kept are read again only where it agrees.
+    Saved tables are only reused if the digest is the same.
     """
     code = getattr(function, "__code__", None)
     if code is None:
@@ -146,7 +146,7 @@ def version_of(function: Any) -> str:
 
 
 def _told_apart(value: Any) -> Any:
-    """A value whose text tells it apart: that of an array or tensor leaves out entries and digits, its digest does not.
+    """Replace arrays and tensors in a value by digests, because their text omits entries and digits.
 
     >>> _told_apart([torch.tensor(0.12341), 2]) == _told_apart([torch.tensor(0.12342), 2])
     False
@@ -168,6 +168,6 @@ def _digest(content: bytes) -> str:
 
 
 def _content(code: CodeType) -> list[Any]:
-    """The content of a function's code; ``marshal`` would write the same code differently from time to time."""
+    """The content of a function's code; the output of ``marshal`` may differ for the same code."""
     constants = [_content(c) if isinstance(c, CodeType) else c for c in code.co_consts]
     return [code.co_code, code.co_names, constants]

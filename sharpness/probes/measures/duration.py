@@ -1,4 +1,4 @@
-"""Expected duration of a table of measures."""
+"""The expected duration of a table of measures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sharpness.probes.shared.cost import Cost, announce
 
 
 def expected(total: Passes, cost: Cost, sizes: Sequence[int]) -> float:
-    """Seconds of so much work on classes of such sizes: rows share the workers, and the longest is done by one."""
+    """Expected seconds of work on classes of given sizes; rows share the workers, and each occupies one of them."""
     samples = sum(sizes)
     rows = [total.products * cost.product(size) for size in sizes]
     if len(sizes) > 1:
@@ -26,7 +26,7 @@ def expected(total: Passes, cost: Cost, sizes: Sequence[int]) -> float:
 def announce_table(
     objective: Objective, settings: dict[Measure, Any], models: int, label: str | None, executor: Executor | None
 ) -> None:
-    """Say what comes and how long it should take."""
+    """Announce the measures and their expected duration."""
     passes = [measure.passes(chosen) for measure, chosen in settings.items()]
     total = Passes(*(sum(numbers) for numbers in zip(*passes, strict=True)))
     sizes = objective.class_samples[objective.class_samples > 0].tolist()

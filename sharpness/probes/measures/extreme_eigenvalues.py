@@ -26,9 +26,9 @@ class Lanczos:
 
     Args:
         tol: residual of an eigenvalue, relative to the largest.
-        max_iterations: products for each end of a spectrum at most.
-        seed: of the start vector.
-        coordinates: of the parameters; None for those of the objective.
+        max_iterations: maximum number of products for each end of a spectrum.
+        seed: seed of the start vector.
+        coordinates: coordinates of the parameters; None for those of the objective.
     """
 
     tol: float = 1e-3
@@ -45,15 +45,15 @@ class Lanczos:
 
 
 def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
-    """The ends of the spectra that the table asks for; what has not converged is NaN, and named in a warning.
+    """Compute the requested ends of the spectra; unconverged eigenvalues are NaN, with a warning.
 
-    All samples are a row beside the classes, so that it is done while others are.
+    All samples form one more row after the classes, which is computed at the same time as they are.
     """
     objective, ends = subject.objective, [name for name in ("lambda_max", "lambda_min") if name in subject.names]
     which = "both" if len(ends) > 1 else "LA" if ends == ["lambda_max"] else "SA"
     rows = rows_of(objective, True, options={"coordinates": settings.coordinates})
     present = [i for i, _ in rows.present]
-    if len(present) > 1:  # where a single class has samples, they are all samples
+    if len(present) > 1:  # if a single class has samples, these are all samples
         rows = replace(rows, parts=(*rows.parts, rows.whole), names=(*rows.names, "all samples"))
     fields = rows.fields(probe="ends of spectra", which=which, **asdict(settings))
     work = rows.work(subject.resume, fields["provenance"])
@@ -64,7 +64,7 @@ def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
     shape = (objective.num_classes + 1, len(ends))
     values, errors, converged = np.full(shape, np.nan), np.full(shape, np.nan), np.ones(shape, dtype=bool)
     for row, found in done.items():
-        # A model of one parameter has one eigenvalue, which is both.
+        # A model of one parameter has a single eigenvalue, which is both ends.
         values[row], errors[row], converged[row] = found["values"], found["errors"], found["converged"]
     named = {objective.num_classes: "all samples"} | {i: objective.class_names[i] for i in present}
     missing = [name for row, name in named.items() if not converged[row].all()]
@@ -82,7 +82,7 @@ def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
 
 
 def passes(products: int) -> Callable[[Lanczos], Passes]:
-    """Count a number of products for each class, and for all samples."""
+    """Return a function that counts so many products for each class, and for all samples."""
     return lambda settings: Passes(products=products, of_all=products)
 
 

@@ -1,4 +1,4 @@
-"""The loss itself."""
+"""The loss as a measure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sharpness.statistics.estimate import interval
 
 
 def loss(subject: Subject, settings: NoSettings) -> dict[str, Column]:
-    """Losses L_c and L, with Student's intervals over images."""
+    """Compute the losses L_c and L, with Student's intervals over images."""
     losses = subject.base.losses
     return means_over_images(subject, "loss", losses, keeps_sign=bool((losses >= 0).all()))
 
 
 def means_over_images(subject: Subject, name: str, values: np.ndarray, keeps_sign: bool = True) -> dict[str, Column]:
-    """The column of weighted means of numbers (n,) of all images, with Student's intervals over them."""
+    """Make the column of weighted means of values (n,) of all images, with Student's intervals over images."""
     weights, rows = subject.base.rows[1], rows_of_samples(subject)
     means = np.array([np.average(values[row], weights=weights[row]) if row.any() else np.nan for row in rows])
     errors = np.array([mean_error(values[row], weights[row]) for row in rows])
@@ -26,7 +26,7 @@ def means_over_images(subject: Subject, name: str, values: np.ndarray, keeps_sig
 
 
 def rows_of_samples(subject: Subject) -> list[np.ndarray]:
-    """For every class and, last, for everything, which samples belong to it: (n,) each."""
+    """Masks (n,) of the samples of every class and, last, of all samples."""
     classes = subject.objective.classes.numpy()
     return [*(classes == c for c in range(subject.objective.num_classes)), np.ones(len(classes), dtype=bool)]
 

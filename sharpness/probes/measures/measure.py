@@ -1,4 +1,4 @@
-"""A measure: a column of the table, with what it costs, how it is set and how it is drawn."""
+"""A measure: a column of the table, with its cost, settings and description for plots."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from sharpness.objective import Objective
 from sharpness.probes.shared.column import Column
 from sharpness.results.description import Description
 
-#: Words for coordinates that rescaling does not change.
+#: Name of the scale-invariant coordinates in texts.
 IN_FILTER = "filter coordinates"
-#: Reason of a least number of draws.
+#: Reason for a minimum number of draws, at the end of a message.
 ERROR = ", for a standard error"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model whose table is made.
+    """A model for which a table is computed.
 
     Attributes:
-        base: losses and answers at its weights.
-        names: measures of the table: what gives several computes those.
+        objective: the objective of the model.
+        base: losses and answers of all samples at the model's weights.
+        names: names of the measures in the table; a function for several measures only computes these.
         resume: folder of unfinished work.
-        label: of the model, for warnings.
-        executor: does what can be done side by side, in threads of this process unless given.
-        known: columns of the table that are there already, by name.
+        label: label of the model, for warnings.
+        executor: executor for tasks; by default threads of this process.
+        known: columns of the table that have been computed already, by name.
     """
 
     objective: Objective
@@ -45,13 +46,13 @@ class Subject:
 
 
 class Passes(NamedTuple):
-    """Work of a measure, for the estimate of how long it takes.
+    """Work of a measure, for estimating its duration.
 
     Attributes:
-        forwards: passes over all samples.
-        gradients: of every class, over its samples.
-        products: of every class, over its samples.
-        of_all: products over all samples together.
+        forwards: number of forward passes over all samples.
+        gradients: number of gradients of every class, over its samples.
+        products: number of products of every class, over its samples.
+        of_all: number of products over all samples together.
     """
 
     forwards: float = 0
@@ -60,39 +61,41 @@ class Passes(NamedTuple):
     of_all: float = 0
 
 
-# Functions with names, because measures are sent to other processes, which find these by them.
+# Named functions instead of lambdas, because measures are pickled for other processes.
 def no_passes(settings: Any) -> Passes:
-    """The passes of a measure that tells none."""
+    """The default passes of a measure: none."""
     return Passes()
 
 
 def always(objective: Objective) -> bool:
-    """The answer of a measure that needs nothing but samples."""
+    """Return True: by default, a measure needs nothing but samples."""
     return True
 
 
 @dataclass(frozen=True)
 class NoSettings:
-    """Settings of a measure that has none."""
+    """Settings of a measure without settings."""
 
 
 @dataclass(frozen=True)
 class Measure(Description):
-    """A measure of all samples and of every class, and how it is shown; see :func:`register_measure`.
+    """A measure of all samples and of every class, and its description; see :func:`register_measure`.
 
     Attributes:
-        name: in tables, files and calls.
-        compute: ``compute(subject, settings)`` returns columns by name: this one, and others that come at no cost.
+        name: name in tables, files and calls.
+        compute: function ``compute(subject, settings)`` that returns columns by name: this one, and possibly others
+            that it computes at no extra cost.
         settings: a frozen dataclass with defaults, whose fields are arguments of :func:`~sharpness.measure`; it
             raises a :class:`~sharpness.UserError` for values out of range.
-        passes: work of all classes and all samples with such settings.
+        passes: function from settings to the work for all classes and all samples.
         usual: whether the measure is in tables for which no measures are named.
-        ratio: whether two positive values are compared by their ratio; else by their difference.
+        ratio: whether two positive values are compared by their ratio instead of their difference.
         needs_labels: whether targets must be labels.
-        present: whether an objective has what else the measure needs; ``"all"`` leaves it out where not.
-        explained: of a loss, in words, with settings in braces, and ``{in_coordinates}`` behind a Hessian:
+        present: function that tells whether an objective has what the measure needs; if not, tables without named
+            measures and ``"all"`` leave it out.
+        explained: description relative to a loss, with settings in braces, and ``{in_coordinates}`` after "Hessian":
             ``"its rise after a step of length {rho:g}"``.
-        version: of the code, where tables that are kept must not outlive it.
+        version: digest of the code, if saved tables depend on it.
     """
 
     name: str
@@ -108,21 +111,21 @@ class Measure(Description):
 
     @property
     def setting_names(self) -> tuple[str, ...]:
-        """Arguments that set it."""
+        """Names of the arguments that set the measure."""
         return tuple(f.name for f in fields(self.settings))
 
     def set_by(self, given: Mapping[str, Any]) -> Any:
-        """Settings from arguments by name, of which others are left alone."""
+        """Make the settings from arguments by name; other arguments are ignored."""
         return self.settings(**{name: given[name] for name in self.setting_names if name in given})
 
     def in_words(self, given: Mapping[str, Any]) -> str:
-        """The measure in words, with its settings from arguments by name."""
+        """Describe the measure in words, with settings from arguments by name."""
         settings = asdict(self.set_by(given))
         where = f" in {IN_FILTER}" if settings.get("coordinates") == "filter" else ""
         return self.explained.format(**settings, in_coordinates=where) or self.title
 
     def shown_with(self, settings: Any) -> dict[str, Any]:
-        """The description for a file, with the coordinates that its numbers are in."""
+        """The description for a file, including the coordinates of the numbers."""
         filtered = getattr(settings, "coordinates", "plain") == "filter"
         return self.plain | ({"unit": ", ".join(filter(None, [self.unit, IN_FILTER]))} if filtered else {})
 

@@ -1,4 +1,4 @@
-"""Monitor of the sharpness of a training while it runs, within a share of its time."""
+"""A monitor of sharpness during training, limited to a fraction of its time."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Monitor:
         if isinstance(data, LongTailData):
             known = {"num_classes": data.num_classes, "class_names": data.class_names, "groups": data.groups}
             data, options = data.train, {**known, "train_counts": data.train_counts, **options}
-        # The objective is made at the first step, when weights are on their device, and again for other parameters:
-        # the first one would use up an iterator.
+        # The objective is made at the first step, when weights are on their device, and again if parameters change.
+        # The data are read only once, because the first objective would use up an iterator.
         self._data, self._options = read_once(data), options
         self._samples, self._seed, self._clock = samples, seed, clock
         self._objective: Objective | None = None
@@ -99,11 +99,11 @@ class Monitor:
 
     @property
     def history(self) -> History:
-        """All that was measured."""
+        """All measurements so far."""
         return History(pd.DataFrame(self._rows, columns=list(COLUMNS)))
 
     def step(self, epoch: float | None = None, lr: float | None = None, event: str = "") -> list[dict[str, Any]] | None:
-        """Measure, if it is due and the budget allows for as long as the longest measurement so far took.
+        """Measure, if a measurement is due and the budget allows another one as long as the longest so far.
 
         Args:
             epoch: number of the epoch; by default the number of calls.
@@ -119,14 +119,14 @@ class Monitor:
             self._events[epoch] = event
         if self.measured and (self.calls - self._last) < self.every:
             return None
-        # Another stage may have a head of its own, and other parameters that it trains.
+        # Another stage may have a new head, or train other parameters.
         here = [(id(p), p.requires_grad) for p in self.model.parameters()]
         if self._objective is None or here != self._parameters:
             self._look_ahead()
             self._parameters = here
-        # After a measurement as long as the longest so far its share must still be within the budget.
+        # The share must still be within the budget after a measurement as long as the longest so far.
         wait = self.spent + self._longest > self.budget * (self.elapsed + self._longest)
-        # Processes share the samples of a measurement: all of them do it, or none, whatever their clocks say.
+        # Processes share the samples of a measurement, so all or none must measure, whatever their clocks say.
         if distributed.total(torch.tensor(float(wait))):
             return None
         assert self._objective is not None
@@ -135,7 +135,7 @@ class Monitor:
             rows = self.recorder.rows(self._objective, epoch)
         took = self._clock() - begin
         self.spent, self.measured, self._last = self.spent + took, self.measured + 1, self.calls
-        # What was expected before the first measurement is forgotten.
+        # The first measurement replaces the estimate that was made before it.
         self._longest = took if self.measured == 1 else max(self._longest, took)
         rows = [{**row, "share": self.share, "lr": lr, "event": events_by(epoch, self._events)} for row in rows]
         self._rows += rows
@@ -152,7 +152,7 @@ class Monitor:
             self._objective = small_sample(whole, self._samples, self._seed)
             curvature = LAMBDA in self.recorder.names
             cost = Cost.of(self._objective, rows=int(curvature), gradients=False)
-        # All samples and, in their groups, all of them again.
+        # Once for all samples, and once for all groups together.
         products = 2 * self.recorder.max_iterations if curvature else 0
         self.spent += self._clock() - begin
         number = self._objective.num_samples
@@ -161,7 +161,7 @@ class Monitor:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """The model in eval mode; every module's own mode is put back."""
+        """Put the model into eval mode, and restore every module's mode afterwards."""
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         try:
@@ -171,7 +171,7 @@ class Monitor:
                 module.training = mode
 
     def state_dict(self) -> dict[str, Any]:
-        """The state that a resumed training needs to continue with the same history, times and vectors."""
+        """The state with which a resumed training continues with the same history, times and vectors."""
         return {
             "rows": list(self._rows), "elapsed": self.elapsed, "spent": self.spent, "measured": self.measured,
             "calls": self.calls, "last": self._last, "longest": self._longest, "vectors": dict(self.recorder.vectors),
@@ -184,4 +184,4 @@ class Monitor:
         self.calls, self._last, self._longest = state["calls"], state["last"], state["longest"]
         self._before, self._begin = state["elapsed"], self._clock()
         self.recorder.vectors = dict(state["vectors"])
-        self._events = dict(state.get("events", {}))  # of earlier versions there are none
+        self._events = dict(state.get("events", {}))  # missing in states of earlier versions

@@ -1,4 +1,4 @@
-"""Sharpness over the snapshots of a run that is over."""
+"""Sharpness over the snapshots of a finished run."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def history(
     paths, recorder = snapshots(run), Recorder(measures, tol, max_iterations, seed)
     told = Path(run) / "history.csv"
     epochs = pd.read_csv(told) if told.is_file() else pd.DataFrame()
-    # Runs of others may have snapshots and no history: they have no events.
+    # Runs of other programs may have snapshots but no history, and thus no events.
     happened = _events(load_checkpoint(paths[-1]), epochs)
     rows: list[dict[str, Any]] = []
     since = 0
@@ -79,7 +79,7 @@ def history(
 
 
 def _events(checkpoint: Checkpoint, epochs: pd.DataFrame) -> list[str]:
-    """The events of every epoch: those of the recipe, where it is known here and fits the history, which tells less."""
+    """The events of every epoch: those of the recipe if it is known and fits the history, else those of the history."""
     if epochs.empty:
         return []
     manifest = checkpoint.manifest

@@ -17,8 +17,8 @@ class RandomDirections:
 
     Args:
         radius: distance, relative to the norms of the model's filters.
-        draws: filter-normalised directions.
-        seed: of them.
+        draws: number of filter-normalised directions.
+        seed: seed of the directions.
     """
 
     radius: float = 0.1
@@ -32,7 +32,7 @@ class RandomDirections:
 
 
 def random_rise(subject: Subject, settings: RandomDirections) -> dict[str, Column]:
-    """Means over the draws, which all classes share; those of groups are the spread of the groups' means."""
+    """Compute mean rises over draws shared by all classes; a group's error is from the spread of its mean."""
     objective = subject.objective
     found = random_perturbation(
         objective, [settings.radius], settings.draws, seed=settings.seed, resume=subject.resume,

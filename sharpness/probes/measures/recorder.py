@@ -1,4 +1,4 @@
-"""Measures of one epoch after another: all samples and every group, eigenvalues from the vectors of the last time."""
+"""Measures over epochs, for all samples and every group; eigenvalue iterations start from the previous vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sharpness.probes.measures.measure import require_positive
 from sharpness.probes.measures.registry import chosen_measures
 from sharpness.probes.measures.table import measure
 
-#: Measures of a history unless others are named.
+#: Default measures of a history.
 USUAL = ("accuracy", "loss", "lambda_max")
 LAMBDA = "lambda_max"
 
@@ -27,10 +27,10 @@ class Recorder:
     """Rows of a history from objectives of one architecture.
 
     Args:
-        measures: names; the largest eigenvalue is found from its last vector, in few products.
-        tol: residual of the eigenvalue, relative to it.
-        max_iterations: products of each eigenvalue at most.
-        seed: of the first vectors.
+        measures: names of measures; the largest eigenvalue starts from its previous vector and takes few products.
+        tol: relative residual of the eigenvalue.
+        max_iterations: maximum number of products per eigenvalue.
+        seed: seed of the first start vectors.
 
     Raises:
         UserError: an unknown measure, or settings out of range.
@@ -82,7 +82,7 @@ class Recorder:
 
 
 def small_sample(objective: Objective, samples: int, seed: int = 0) -> Objective:
-    """A number of samples of every class at most, drawn by a seed, each with the weight of those that it represents.
+    """Draw at most ``samples`` samples of every class, each weighted by the number of samples it represents.
 
     Raises:
         UserError: a number below 1.

@@ -1,4 +1,4 @@
-"""The measures there are: built in, registered, offered by installed packages, or named by their module."""
+"""The registry of measures: built in, registered, offered by installed packages, or named by their module."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from sharpness.registry import Registry
 
 
 class MeasureRegistry(Registry[Measure]):
-    """Measures by name; a function of an objective becomes one under the name by which it is offered."""
+    """Measures by name; a function of an objective is converted to a measure."""
 
     def __setitem__(self, name: str, thing: Any) -> None:
         super().__setitem__(name, thing if isinstance(thing, Measure) else measure_of(name, thing))
 
     def _load(self, name: str, points: list[EntryPoint]) -> None:
         super()._load(name, points)
-        # A table for which no measures are named must not depend on what another one has named before.
+        # A table without named measures must not depend on the measures named by earlier tables.
         self[name] = replace(self[name], usual=False)
 
     @property
     def usual(self) -> list[Measure]:
-        """Measures of tables for which none are named, of those that are built in or registered."""
+        """The built-in and registered measures in tables for which no measures are named."""
         return [measure for measure in self.loaded if measure.usual]
 
     @property
     def loaded(self) -> list[Measure]:
-        """Measures without those that installed packages offer and nobody has named."""
+        """All measures, except those of installed packages that have not been named yet."""
         return [self[name] for name in {**self._built_in, **self._things}]
 
 
-#: By name, in the order of tables.
+#: All measures by name, in the order of tables.
 MEASURES = MeasureRegistry(
     "measure",
     "sharpness.measures",
@@ -47,16 +47,16 @@ MEASURES = MeasureRegistry(
     wanted="a measure, or a function of an objective",
     fits=lambda thing: isinstance(thing, Measure) or callable(thing),
 )
-#: The name of all of them.
+#: The name that means all measures.
 ALL = "all"
-#: Columns that a table has already, and ends of those that it makes.
+#: Other columns of tables, and suffixes of the columns of a measure.
 COLUMNS = ("model", "run", "class", "group", "samples", "train", "measure", "value")
 ENDS = ("_se", "_sd", "_lower", "_upper")
 EXAMPLE = "package.module:name, such as mymeasures:fisher_rao"
 
 
 class MeasureDescription(TypedDict, total=False):
-    """Description of a measure, for tables, pictures and studies.
+    """Description of a measure, for tables, plots and studies.
 
     Attributes:
         symbol: mathtext for the axes of plots, instead of the title.
@@ -119,7 +119,7 @@ def register_measure(
     [1.4142]
     >>> del MEASURES["norm"]
     """
-    # Its column must be told from others, and from those of its own errors and intervals.
+    # The column must differ from other columns, and from those for errors and intervals.
     if not isinstance(name, str) or not name.isidentifier() or name in (ALL, *COLUMNS) or name.endswith(ENDS):
         raise UserError(
             f"measure {name!r}: take a Python identifier that is none of {', '.join((ALL, *COLUMNS))} and does not end "
@@ -133,10 +133,10 @@ def register_measure(
 
 
 def find_measure(name: Any) -> Measure:
-    """The measure of a name, from the registry or from a module, ``"package.module:name"``.
+    """Find a measure by name, in the registry or in a module (``"package.module:name"``).
 
     Raises:
-        UserError: no measure has that name, or it is a function, which has none.
+        UserError: no measure has this name, or a function was given instead of a name.
     """
     if not isinstance(name, str):
         called = getattr(name, "__name__", type(name).__name__)
@@ -153,10 +153,13 @@ def find_measure(name: Any) -> Measure:
 
 
 def chosen_measures(names: str | Sequence[Any] | None) -> list[Measure]:
-    """The measures of some names, text with commas or ``"all"``, in the order of tables; the usual ones unless given.
+    """Find measures by names in the order of tables.
+
+    Args:
+        names: a sequence of names, comma-separated names, or ``"all"``; None for the usual measures.
 
     Raises:
-        UserError: an unknown measure, or none.
+        UserError: an unknown measure, or no measures.
     """
     if names is None:
         return MEASURES.usual
@@ -173,5 +176,5 @@ def chosen_measures(names: str | Sequence[Any] | None) -> list[Measure]:
 
 
 def versions_of(measures: Iterable[Measure]) -> dict[str, str]:
-    """Digests of the code of measures that are not built in, for a provenance."""
+    """Digests of the code of measures that are not built in, for the provenance."""
     return {f"version of {measure.name}": measure.version for measure in measures if measure.version}

@@ -1,4 +1,4 @@
-"""Measures that rescaling weights does not change: relative flatness of the head, and the Fisher-Rao norm."""
+"""Measures that are invariant to rescaling weights: relative flatness of the head, and the Fisher-Rao norm."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ logger = logging.getLogger("sharpness")
 
 
 def relative_flatness(subject: Subject, settings: NoSettings) -> dict[str, Column]:
-    r"""Relative flatness of the last linear map (Petzka et al., NeurIPS 2021), one number per class.
+    r"""Compute the relative flatness of the last linear map (Petzka et al., NeurIPS 2021), one number per class.
 
     .. math:: \kappa = \sum_{s, t} \langle w_s, w_t \rangle \operatorname{tr} \nabla_{w_s} \nabla_{w_t} L_c
               = \frac{1}{A_c} \sum_i a_i \|z_i\|^2 \operatorname{tr}(W W' \nabla_u^2 \ell_i)
 
-    with outputs u = W z + b. Of a cosine head z and the rows of W are what it multiplies: unit features, and unit rows
-    times the scale. NaN, with a warning, where the outputs are no linear map of a layer's inputs.
+    with outputs u = W z + b. For a cosine head, z are unit features, and the rows of W are unit vectors times the
+    scale. NaN, with a warning, if the outputs are not a linear map of a layer's inputs.
     """
     found = _head(subject.objective)
     if found is None:
@@ -38,7 +38,7 @@ def relative_flatness(subject: Subject, settings: NoSettings) -> dict[str, Colum
 
 
 def _head(objective: Objective) -> tuple[Tensor, Tensor] | None:
-    """The last linear map W (C, d), and the squared norms (n,) of the features that it takes; None without one."""
+    """The last linear map W (C, d), and the squared norms (n,) of its input features; None if there is none."""
     heads = [m for m in objective.model.modules() if linear_map(m, torch.zeros(1, 1)) is not None]
     if not heads:
         return None
@@ -51,7 +51,7 @@ def _head(objective: Objective) -> tuple[Tensor, Tensor] | None:
     features, own = (torch.cat([pair[i].cpu() for pair in seen]).double() for i in (0, 1))
     if features.ndim != 2 or own.shape != outputs.shape:
         return None
-    # Logits may be the head's times a number, such as one over a temperature.
+    # Logits may be the outputs of the head times a factor, such as one over a temperature.
     factor = (own * outputs.double()).sum() / own.square().sum().clamp_min(1e-300)
     if not torch.allclose(factor * own, outputs.double(), rtol=1e-3, atol=1e-5 * float(outputs.abs().max())):
         return None
@@ -62,7 +62,7 @@ def _head(objective: Objective) -> tuple[Tensor, Tensor] | None:
 
 
 def _bent(objective: Objective, weight: Tensor) -> Tensor:
-    r""":math:`\operatorname{tr}(W W' \nabla_u^2 \ell_i)` of every sample, (n,), along the eigenvectors of W W'."""
+    r"""Compute :math:`\operatorname{tr}(W W' \nabla_u^2 \ell_i)` of every sample, (n,), by the eigenvectors of W W'."""
     outputs, targets = objective.outputs().double(), objective.y.cpu()
     if targets.is_floating_point():
         targets = targets.double()
@@ -79,7 +79,7 @@ def _bent(objective: Objective, weight: Tensor) -> Tensor:
 
 
 def fisher_rao_norm(subject: Subject, settings: NoSettings) -> dict[str, Column]:
-    r"""The Fisher-Rao norm (Liang et al., AISTATS 2019) with the labels at hand.
+    r"""Compute the Fisher-Rao norm (Liang et al., AISTATS 2019) with the given labels.
 
     .. math:: \|w\|_\mathrm{fr} = \sqrt{\tfrac{1}{A_c} \sum_i a_i \langle w, \nabla \ell_i \rangle^2}
     """

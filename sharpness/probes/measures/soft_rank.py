@@ -1,4 +1,4 @@
-"""The soft rank of the Hessian, which no multiple of the loss changes."""
+"""The soft rank of the Hessian, which is invariant to scaling the loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SoftRank(Lanczos):
     """Settings of the soft rank: those of the largest eigenvalue and of the trace.
 
     Args:
-        trace_draws: random vectors of the trace.
+        trace_draws: number of random vectors of the trace.
     """
 
     trace_draws: int = Hutchinson.trace_draws
@@ -31,10 +31,11 @@ class SoftRank(Lanczos):
 
 
 def soft_rank(subject: Subject, settings: SoftRank) -> dict[str, Column]:
-    r""":math:`\operatorname{tr} H_c / \lambda_\max(H_c)`, with both from the table where it has them.
+    r"""Compute :math:`\operatorname{tr} H_c / \lambda_\max(H_c)`; both are taken from the table if it has them.
 
-    Errors are those of the trace, over random vectors: the eigenvalue of these images is exact up to its residual. A
-    group's value is the mean of its classes', with a bound of its error, because classes share the vectors.
+    Errors are those of the trace, over random vectors, since the eigenvalue of these images is exact up to its
+    residual. The value of a group is the mean over its classes, with an upper bound of its error, because classes share
+    the vectors.
     """
     known = dict(subject.known)
     if "trace" not in known:
@@ -51,7 +52,7 @@ def soft_rank(subject: Subject, settings: SoftRank) -> dict[str, Column]:
     means = [[part[m].mean() if m else np.nan for m in members] for part in (value, np.abs(error))]
     value, error = np.append(value, means[0]), np.append(np.abs(error), means[1])
     over, freedom = known["trace"].over, np.full(len(value), settings.trace_draws - 1)
-    if over == "images":  # of a last layer in closed form
+    if over == "images":  # the trace of a last layer in closed form
         sizes = subject.objective.class_samples
         freedom = np.append(sample_freedom(subject.objective), [sizes[m].sum() - 1 for m in members]).astype(int)
     bounds = interval(value, error, freedom)

@@ -1,4 +1,4 @@
-"""The per-class table of a model: how flat is this minimum, for every class?"""
+"""The per-class table of a model: the sharpness of a minimum for every class."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class TableOptions(MeasureOptions, total=False):
     executor: Executor | None
 
 
-#: Numbers that measures are set by.
+#: Settings of built-in measures.
 NUMBERS = ("radius", "draws", "rho", "trace_draws", "tol", "max_iterations", "coordinates", "seed")
 
 
@@ -155,13 +155,13 @@ def measure(
     ('accuracy', 'loss')
     """
     data, measures = told_apart(given, data, measures)
-    # Without what was not given, because an objective has its own.
+    # Leave out defaults, because an Objective accepts no options.
     options: dict[str, Any] = {n: v for n, v in given_options.items() if v is not None and v is not False}
     train_counts, resume, executor = (options.pop(name, None) for name in ("train_counts", "resume", "executor"))
     numbers = {name: options.pop(name, None) for name in NUMBERS}
     numbers["seed"] = plain_number("seed", numbers["seed"], "int | None")
     asked = asked_for(measures, numbers, options)
-    # Once for all models, because the first would use up an iterator.
+    # Read once for all models, because the first one would use up an iterator.
     options |= {"data": read_once(data)}
     folder = None if resume is None else Path(resume)
     if isinstance(subject, str | Path):
@@ -191,7 +191,7 @@ def _sent(
     models: Sequence[Training], asked: Asked, train_counts: Sequence[int] | None, folder: Path | None,
     executor: Executor,
 ) -> dict[tuple[str, str | None], MeasureResult]:  # fmt: skip
-    """The tables of models, each of which is a task, by label and run."""
+    """Compute the tables of models on an executor, one task each; by label and run."""
     known, shared = registered(list(asked.by_name)), scratch_of(executor, folder)
     with ExitStack() as parcels:
         calls = {}
@@ -210,10 +210,10 @@ def _sent(
 
 
 def _table_elsewhere(parcel: Parcel, settings: dict[str, Any], usual: bool, *given: Any) -> MeasureResult:
-    """The table of a model in another process; measures by name, because their functions need not be sent.
+    """Compute the table of a model in another process; measures are sent by name, so functions need no pickling.
 
     Args:
-        given: training images, folder, label and run, as :func:`_measure_one` takes them.
+        given: training counts, folder, label and run, as :func:`_measure_one` takes them.
     """
     known, objective = parcel.open()
     take_over(known)
@@ -221,7 +221,7 @@ def _table_elsewhere(parcel: Parcel, settings: dict[str, Any], usual: bool, *giv
     return _measure_one(objective, asked, *given)
 
 
-#: A loss below which derivatives vanish with it, whatever the landscape.
+#: A loss below which derivatives are almost zero, whatever the landscape.
 SATURATED = 1e-4
 
 
@@ -235,7 +235,14 @@ def _measure_one(
     executor: Executor | None = None,
     models: int = 1,
 ) -> MeasureResult:
-    """The table of one model, the first of several to come."""
+    """Compute the table of one model.
+
+    Args:
+        models: number of models that remain to be measured, including this one, for the announced duration.
+
+    Raises:
+        UserError: training counts for another number of classes.
+    """
     if train_counts is not None:
         if len(train_counts) != subject.num_classes:
             raise UserError(
@@ -250,7 +257,7 @@ def _measure_one(
     numbers: dict[str, Any] = {"measures": list(names)}
     for chosen in settings.values():
         numbers |= asdict(chosen)
-    # With versions, because a table that is kept must not outlive the code of a measure of one's own.
+    # With versions, so that a saved table is not reused after the code of a registered measure has changed.
     numbers |= versions_of(settings)
     fields = common_fields(subject, probe="measure", **numbers)
     key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}
@@ -265,7 +272,7 @@ def _measure_one(
         about = Subject(subject, base, names, folder, label, executor, columns)
         with subject.checked(base):
             for measure, chosen in settings.items():
-                if measure.name not in columns:  # one computation may give several
+                if measure.name not in columns:  # one computation may give several columns
                     columns |= measure.compute(about, chosen)
         described = {measure.name: measure.shown_with(chosen) for measure, chosen in settings.items()}
         result = table_of({name: columns[name] for name in names}, counts, described=described, **fields)
@@ -278,7 +285,7 @@ def _measure_one(
 
 
 def _saturated(objective: Objective, base: SampleSums) -> dict[str, float]:
-    """The part of images with a loss below :data:`SATURATED`, of the classes where it is more than half."""
+    """The fraction of images with a loss below :data:`SATURATED`, for classes where it is above one half."""
     small, classes = base.losses < SATURATED, objective.classes.numpy()
     parts = {objective.class_names[c]: float(small[classes == c].mean()) for c in np.unique(classes)}
     return {name: part for name, part in parts.items() if part > 0.5}

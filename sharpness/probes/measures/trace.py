@@ -17,9 +17,9 @@ class Hutchinson:
     """Settings of the trace.
 
     Args:
-        trace_draws: random vectors.
-        seed: of them.
-        coordinates: of the parameters; None for those of the objective.
+        trace_draws: number of random vectors.
+        seed: seed of the random vectors.
+        coordinates: coordinates of the parameters; None for those of the objective.
     """
 
     trace_draws: int = 30
@@ -34,10 +34,10 @@ class Hutchinson:
 
 
 def hessian_trace(subject: Subject, settings: Hutchinson) -> dict[str, Column]:
-    """Hutchinson's estimate of every class.
+    """Compute Hutchinson's estimate for every class.
 
-    All classes see the same vectors z, so that the weighted sum of their z' H_c z is z' H z: the estimate of all
-    samples costs no products of its own.
+    All classes use the same vectors z, so the weighted sum of their z' H_c z is z' H z, and the estimate for all
+    samples needs no further products.
     """
     found = trace(
         subject.objective, True, settings.trace_draws, settings.seed, coordinates=settings.coordinates,

@@ -15,7 +15,7 @@ class Ascent:
     """Settings of the worst rise, see :func:`~sharpness.worst_case`.
 
     Args:
-        rho: length of the step.
+        rho: length of the ascent step.
     """
 
     rho: float = 0.05
@@ -25,7 +25,7 @@ class Ascent:
 
 
 def worst_rise(subject: Subject, settings: Ascent) -> dict[str, Column]:
-    """The rise of every class along its own gradient, over images at that point."""
+    """Compute the rise of every class along its own gradient, with errors over images at that point."""
     found = worst_case(subject.objective, settings.rho, resume=subject.resume)
     assert isinstance(found, MeasureResult)
     return {"worst_rise": Column.of_result(found, "worst_rise", "images")}

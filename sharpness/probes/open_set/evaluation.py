@@ -1,4 +1,4 @@
-"""Open-set evaluation of checkpoints: closed test images and those of an open set, after rejection at thresholds."""
+"""Open-set evaluation of checkpoints: known test images and an open set, with rejection at thresholds."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class OpenSetResult:
     """Predictions and scores of a model on known and unknown images.
 
     Attributes:
-        label: of the model.
-        scored: from the model's logits, head scale included.
-        at_temperature: the same from logits divided by the temperature that fits the test labels best.
+        label: label of the model.
+        scored: scores from the model's logits, including the scale of the head.
+        at_temperature: scores from logits divided by the temperature that fits the test labels best.
         temperature: that temperature.
-        threshold: the one of the table.
-        open_names: (m,) name of the class of every image of the open set.
-        class_names: (C,)
+        threshold: threshold of the table.
+        open_names: (m,) class name of every image of the open set.
+        class_names: (C,) names of the known classes.
 
-    The temperature is fitted on the known test images themselves: it shows how far the published threshold depends on
-    the scale of the logits, and is no number to report beside published ones.
+    The temperature is fitted on the known test images themselves. It shows how much the published threshold depends on
+    the scale of the logits; do not report these numbers next to published ones.
     """
 
     label: str
@@ -51,7 +51,7 @@ class OpenSetResult:
     class_names: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The row of the table, plain values."""
+        """The row of the table, as plain values."""
         closed, rejected = self.scored.closed(), self.scored.at(self.threshold)
         cooled = self.at_temperature.closed()
         return {
@@ -70,7 +70,7 @@ class OpenSetResult:
         return pd.DataFrame([{"model": self.label, "threshold": t, **self.scored.at(t)} for t in thresholds])
 
     def nearest(self, number: int = 5) -> list[tuple[str, str, float]]:
-        """Classes of the open set that are accepted most: name, the class they are taken for, share accepted."""
+        """The most accepted classes of the open set: name, most frequent predicted class, and share accepted."""
         names = np.array(self.open_names)
         accepted = self.scored.open_scores >= self.threshold
         rows = []
@@ -89,23 +89,25 @@ def evaluate_open_set(
     """Evaluate a model by the open long-tailed protocol.
 
     Args:
-        label: of the model.
-        known: its objective on the test images.
+        label: label of the model.
+        known: the model's objective on the test images.
         unknown: images of the open set.
-        names: (m,) of their classes.
-        threshold: below which a softmax probability rejects an image; 0.1 is the published one.
+        names: (m,) names of their classes.
+        threshold: images whose largest softmax probability is below the threshold are rejected; 0.1 is the published
+            one.
 
     Returns:
-        Scores of both, at the model's own logits and at its temperature.
+        Scores of known and unknown images, from the model's own logits and at its temperature.
 
     Raises:
-        UserError: a threshold outside [0, 1], targets that are no labels, images of other channels or another size.
+        UserError: a threshold outside [0, 1], targets that are not labels, or images of the open set with other
+            channels or another size.
     """
-    # A model standardises the open set as it does its own images, whatever made them.
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold {threshold}: give a probability from 0 to 1")
     if not known.has_answers:
         raise UserError(f"{label}: its targets are no labels of its outputs, which the protocol is about")
+    # The open set is standardised like the model's own images.
     constants = known.image_constants
     if constants is not None:
         unknown = replace(unknown, mean=tuple(constants["mean"]), std=tuple(constants["std"]))
@@ -116,7 +118,7 @@ def evaluate_open_set(
     ours, theirs = (" x ".join(map(str, images.shape[2:])) for images in (known.x, unknown.images))
     if ours != theirs:
         raise UserError(f"images of the open set are {theirs} and the test images {ours}: give others of the same size")
-    # Labels of the open set are never used: any of the model's classes may stand in their place.
+    # Labels of the open set are never used and may be any of the model's classes.
     others = replace(unknown, labels=torch.zeros_like(unknown.labels))
     opened = Objective(known.model, others, num_classes=known.num_classes, class_names=known.class_names)
     logits, open_logits, labels = known.outputs().double(), opened.outputs().double(), known.y.cpu()
@@ -131,21 +133,21 @@ def evaluate_open_set(
 def open_images(
     given: str | None, size: int, resize: int | None, root: str | None = None, data: LongTailData | None = None
 ) -> tuple[ImageSet, list[str]]:
-    """Images of an open set and the names of their classes.
+    """Read the images of an open set and the names of their classes.
 
     Args:
         given: ``"cifar100"``, a folder of class folders or of images, or a list of ``path -1`` lines; None for the open
             part of ``data``.
-        size: side of the test images.
-        resize: shorter side before the crop.
-        root: folder with the CIFAR files, or where the paths of the list begin.
+        size: side of the test images in pixels.
+        resize: length of the shorter side before the crop.
+        root: folder with the CIFAR files, or the folder that the paths of the list are relative to.
         data: the model's own data.
 
     Returns:
-        The images, and a name for each.
+        The images, and a class name for each.
 
     Raises:
-        UserError: there is no open part, or nothing is there.
+        UserError: the data have no open part, or the open set does not exist.
     """
     if given is None:
         if data is None or data.open is None:

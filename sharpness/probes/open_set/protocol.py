@@ -1,14 +1,15 @@
 r"""The open long-tailed protocol of Liu et al. (OLTR, CVPR 2019) on scores and labels, as plain arrays.
 
-A prediction is the class of the largest softmax probability p, or -1, a rejection, where p is below a threshold. Test
-images have labels from 0 on, those of the open set -1. Of the F-measure :math:`2 P R / (P + R)` there are two versions:
+A prediction is the class with the largest softmax probability p, or -1 (a rejection) if p is below a threshold. Known
+test images have labels from 0 on, and images of the open set have the label -1. There are two versions of the F-measure
+:math:`2 P R / (P + R)`:
 
-* ``oltr-2020``, OLTR's own since January 2020: P = TP / (TP + FP), where a known image that is rejected is a false
-  positive, so that P is the accuracy after rejection,
-* ``oltr-2019``, still in classifier-balancing and BALMS: a known image that is rejected counts nowhere, which makes F
-  larger, and rejecting known images free.
+* ``oltr-2020``, used by OLTR since January 2020: P = TP / (TP + FP), where a rejected known image is a false positive,
+  so that P is the accuracy after rejection.
+* ``oltr-2019``, still used by classifier-balancing and BALMS: rejected known images are not counted at all, so that F
+  is larger and rejecting known images costs nothing.
 
-TP are known images that are classified correctly, FN those of the open set that are accepted.
+TP are correctly classified known images, and FN are accepted images of the open set.
 """
 
 from __future__ import annotations
@@ -22,29 +23,29 @@ import scipy
 from sharpness.engine.class_sums import ratio
 from sharpness.errors import choose
 
-#: The label of images of the open set, and the prediction that rejects an image.
+#: Label of images of the open set, and prediction for rejected images.
 REJECTED = -1
 F_MEASURES = ("oltr-2020", "oltr-2019")
 #: The published threshold.
 THRESHOLD = 0.1
-#: Bins of equal width of the calibration error (Guo et al., ICML 2017).
+#: Number of equal-width bins of the calibration error (Guo et al., ICML 2017).
 BINS = 15
 
 
 def rejecting(scores: np.ndarray, predictions: np.ndarray, threshold: float) -> np.ndarray:
-    """Predictions (n,) with -1 where the score is below the threshold."""
+    """Return the predictions (n,), with -1 where the score is below the threshold."""
     return np.where(scores < threshold, REJECTED, predictions)
 
 
 def f_measure(predictions: np.ndarray | Sequence[int], labels: np.ndarray | Sequence[int], kind: str) -> float:
-    """The F-measure of predictions, with rejections, on known and open images.
+    """Compute the F-measure of predictions with rejections, on known and open images.
 
-    Where no known image is accepted and right it is 0; OLTR's code divides by zero if none is accepted at all.
+    It is 0 if no known image is classified correctly; OLTR's code divides by zero if none is accepted at all.
 
     Args:
-        predictions: (n,), -1 for rejected images.
-        labels: (n,), -1 for the open set.
-        kind: a name of :data:`F_MEASURES`.
+        predictions: (n,) predicted classes, -1 for rejected images.
+        labels: (n,) labels, -1 for the open set.
+        kind: one of :data:`F_MEASURES`.
 
     Returns:
         F, from 0 to 1.
@@ -104,12 +105,12 @@ def fpr_at_95_tpr(known: np.ndarray, unknown: np.ndarray) -> float:
 
 
 def calibration_error(scores: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None) -> float:
-    r"""The expected calibration error :math:`\sum_b (A_b / A) |\mathrm{acc}_b - \mathrm{conf}_b|` of 15 equal bins.
+    r"""Compute the expected calibration error :math:`\sum_b (A_b / A) |\mathrm{acc}_b - \mathrm{conf}_b|` in 15 bins.
 
     Args:
-        scores: (n,) largest probabilities, each in a bin (l, u].
-        right: (n,) 1 where the prediction is right, else 0.
-        weights: (n,) of the images, whose sums are A; 1 unless given.
+        scores: (n,) largest probabilities; bins are intervals (l, u].
+        right: (n,) 1 where the prediction is correct, else 0.
+        weights: (n,) weights of the images, whose sums are A; 1 by default.
 
     Returns:
         The error, from 0 to 1.
@@ -127,11 +128,11 @@ class Scored:
     """Scores and predictions of known and open images.
 
     Attributes:
-        scores: (n,) largest softmax probability of known images.
-        predictions: (n,)
-        labels: (n,)
-        open_scores: (m,) of the open set.
-        open_predictions: (m,)
+        scores: (n,) largest softmax probabilities of known images.
+        predictions: (n,) their predicted classes.
+        labels: (n,) their labels.
+        open_scores: (m,) largest softmax probabilities of the open set.
+        open_predictions: (m,) its predicted classes.
         groups: class indices of every group.
         num_classes: C.
     """
@@ -148,19 +149,19 @@ class Scored:
     def of(
         cls, logits: np.ndarray, labels: np.ndarray, open_logits: np.ndarray, groups: Mapping[str, Sequence[int]]
     ) -> Scored:
-        """Score logits (n, C) of known images and (m, C) of the open set, in double precision."""
+        """Score logits of known images (n, C) and of the open set (m, C), given in double precision."""
         p, q = (scipy.special.softmax(u, axis=1) for u in (logits, open_logits))
         return cls(p.max(1), p.argmax(1), labels, q.max(1), q.argmax(1), groups, logits.shape[1])
 
     def class_accuracies(self, threshold: float = 0.0) -> np.ndarray:
-        """Accuracy (C,) of the known images of every class after rejection; NaN for a class without any."""
+        """Accuracy (C,) of the known images of every class after rejection; NaN for a class without images."""
         right = rejecting(self.scores, self.predictions, threshold) == self.labels
         n = np.bincount(self.labels, minlength=self.num_classes)
         hits = np.bincount(self.labels, right, self.num_classes)
         return ratio(hits, n)
 
     def at(self, threshold: float) -> dict[str, float]:
-        """Accuracies after rejection, of all, of the mean class, of groups and of the open set, and both F."""
+        """Accuracies after rejection (overall, balanced, of groups and of the open set), and both F-measures."""
         predictions = rejecting(self.scores, self.predictions, threshold)
         opened = rejecting(self.open_scores, self.open_predictions, threshold)
         everything = np.concatenate([predictions, opened])
@@ -172,7 +173,7 @@ class Scored:
         }
 
     def closed(self) -> dict[str, float]:
-        """Accuracies without rejection, the calibration error, and how well scores tell the open set apart."""
+        """Accuracies without rejection, the calibration error, and how well scores separate the open set."""
         right = self.predictions == self.labels
         return {
             **_accuracies(self.class_accuracies(), self.groups, float(right.mean())),
@@ -183,7 +184,7 @@ class Scored:
 
 
 def _accuracies(classes: np.ndarray, groups: Mapping[str, Sequence[int]], overall: float) -> dict[str, float]:
-    """``accuracy`` of all images, ``balanced_accuracy``, and that of every group: the mean over its classes."""
+    """``accuracy`` of all images, ``balanced_accuracy``, and the accuracy of every group (mean over its classes)."""
     shots = {f"accuracy_{name}": classes[list(c)] for name, c in groups.items()}
     return {
         "accuracy": overall,

@@ -1,4 +1,4 @@
-r"""The radius at which the bound behind class-conditional SAM is smallest, and the loss where it leads."""
+r"""The radius that minimises the bound behind class-conditional SAM, and the loss at that radius."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sharpness.progress import progress
 from sharpness.renamed import renamed_arguments
 from sharpness.results import CharacteristicRadiusResult
 
-#: Radii of the curves over rho*: from where the first order is the loss to where nothing is left of the model.
+#: Radii of the curves, relative to rho*: from where the first order is accurate to where the model is destroyed.
 FACTORS = tuple(float(f) for f in 10.0 ** (np.arange(-24, 4) / 6))
 NAMES = (
     "loss",
@@ -137,7 +137,7 @@ def characteristic_radius(
     settings = {"scale": scale, "steps": steps, "seed": seed, "tol": tol, "counts": source}
     fields = common_fields(objective, probe="characteristic_radius", **settings)
     base = objective.check()
-    # With the value of the loss, because its name may stand for another function the next time.
+    # The key has the value of the loss, because another loss may have the same name.
     key = {**fields["provenance"], "n": counts.tolist(), "factors": grid.tolist(), "value": f"{base.mean:.4g}"}
     whole = objective.num_classes
     rows = [*(int(c) for c in np.flatnonzero(objective.class_samples)), whole]
@@ -155,7 +155,7 @@ def characteristic_radius(
             table[row, : len(found["numbers"])], losses[row] = found["numbers"], found["losses"]
             bar.update()
     if lambda_max:
-        # Twice: classes are rows of one call, and all samples, which are no class, of another.
+        # One call for the classes, and one for all samples.
         for per_class, chosen in ((True, slice(None, whole)), (False, slice(whole, None))):
             ends = eigenvalues(
                 objective, per_class=per_class, tol=tol, seed=seed, keep_vectors=False, resume=given["resume"]
@@ -179,7 +179,7 @@ def characteristic_radius(
 
 
 def _counts(objective: Objective, given: Sequence[int] | None) -> tuple[np.ndarray, str]:
-    """(C,) the n_c, and where they come from."""
+    """The n_c, (C,), and their source in words."""
     if given is not None:
         counts = np.asarray(by_class(given, objective.class_names, "train_counts"))
         if counts.shape != (objective.num_classes,) or (counts < 0).any() or (counts != counts.astype(int)).any():
@@ -194,7 +194,10 @@ def _counts(objective: Objective, given: Sequence[int] | None) -> tuple[np.ndarr
 
 @dataclass(frozen=True)
 class _Row:
-    """A class, or all samples: ``part`` of ``whole``, whose weights are moved so that all see the same statistics."""
+    """A class, or all samples: a ``part`` of ``whole``, whose weights are moved.
+
+    Moving those of ``whole`` gives all parts the same BatchNorm statistics.
+    """
 
     whole: Objective
     part: Objective
@@ -203,9 +206,9 @@ class _Row:
     weight_norm: float
 
     def numbers(self, scale: float, factors: np.ndarray, steps: int, seed: int) -> dict[str, Any]:
-        """Those of ``NAMES`` but the last, and the losses (F,) of the curve."""
+        """Compute the numbers of ``NAMES`` except the last, and the losses (F,) of the curve."""
         k = self.whole.num_parameters
-        # Also at the centre through `whole`: all its samples set the statistics of BatchNorm, for every class.
+        # The centre is evaluated through `whole` as well: all samples determine the BatchNorm statistics.
         with self.whole.at(torch.zeros(k)):
             center, slope = self.part.evaluate_samples(), self.part.gradient()
             gradient = slope.double()

@@ -1,4 +1,4 @@
-"""Projected ascents of every class and of all samples, or of batches of them, with unfinished work."""
+"""Projected ascents of every class and of all samples, or of batches of them; unfinished work is saved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sharpness.progress import progress
 
 
 def split_batches(samples: int, m: int | None, seed: int) -> list[np.ndarray]:
-    """Positions 0 to ``samples - 1`` at random in batches of m, the last one of what is left; all in one if m is None.
+    """Split positions 0 to ``samples - 1`` at random into batches of m; the last may be smaller. None is one batch.
 
     >>> [len(batch) for batch in split_batches(7, 3, seed=0)]
     [3, 3, 1]
@@ -34,9 +34,9 @@ class Item:
     """Samples with a common ascent.
 
     Attributes:
-        row: the class of its samples, or C for samples of all classes.
-        indices: of its samples.
-        whole: whether these are all of its row.
+        row: class of the samples, or C for samples of all classes.
+        indices: indices of the samples.
+        whole: whether these are all samples of the row.
     """
 
     row: int
@@ -48,14 +48,14 @@ class Ascents:
     """The ascents of a worst case, classes first.
 
     Args:
-        base: the loss at the centre, of every sample.
-        m: samples of a batch, or None.
+        base: the loss of every sample at the centre.
+        m: number of samples per batch, or None.
 
     Attributes:
         numbers: (items, 9): summed loss at the centre and at the worst point, weight; correct predictions, samples;
-            gradients; and of the rises r_i over samples, sums of a_i^2, a_i^2 r_i and (a_i r_i)^2.
-        slope: (k,) the sum over classes so far of weight times gradient at the centre, float64. That of all samples,
-            as one batch, needs no pass over the data.
+            gradients; and sums over samples of a_i^2, a_i^2 r_i and (a_i r_i)^2, where r_i is the rise of a sample.
+        slope: (k,) sum over the classes so far of weight times gradient at the centre, in float64. It gives the
+            gradient of all samples, as one batch, without another pass over the data.
         done: number of finished items.
     """
 
@@ -78,7 +78,7 @@ class Ascents:
         return int(self.numbers[:, 5].sum())
 
     def run(self, ball: Ball, steps: int, work: Work) -> None:
-        """Do what is left, and keep it in ``work`` now and then and in the end, also that of an error."""
+        """Run the remaining ascents; save them in ``work`` from time to time and at the end, also after an error."""
         self._load(work)
         needed = [steps - self._everything(item) for item in self.items]
         try:
@@ -97,10 +97,10 @@ class Ascents:
             self._save(work)
 
     def table(self) -> np.ndarray:
-        """Loss, worst loss, rise, accuracy at the worst points, standard error of the rise.
+        """Loss, worst loss, rise, accuracy at the worst points, and standard error of the rise, (5, C + 1).
 
-        Of the classes and, last, overall: (5, C + 1). The standard error is over samples, at the points that were
-        found, see :func:`~sharpness.engine.class_sums.mean_error`.
+        Columns are the classes and, last, all samples. The standard error is over samples, with the worst points fixed,
+        see :func:`~sharpness.engine.class_sums.mean_error`.
         """
         rows = np.full((self.objective.num_classes + 1, 5), np.nan)
         owners = np.array([item.row for item in self.items])
@@ -115,13 +115,13 @@ class Ascents:
         return rows.T
 
     def _climb(self, item: Item, ball: Ball, steps: int, update: Callable[[int], object]) -> tuple[np.ndarray, Tensor]:
-        """The numbers of an item, (9,), and the slope with it."""
+        """Compute the numbers of an item, (9,), and the slope including it."""
         objective, slope = self.objective, self.slope
         everything = self._everything(item)
         part = objective if everything else objective.restrict(item.indices)
         center = self._center(item.indices)
         weight = float(center.weight.sum())
-        # Classes come first: the gradient of all samples is the sum of theirs, and costs no pass of its own.
+        # Classes come first: the gradient of all samples is the sum of theirs and needs no further pass.
         if everything:
             gradient = (slope / weight).to(objective.dtype)
         else:

@@ -1,4 +1,4 @@
-r"""Displacements to the classes' own optima, where each class wants to go, by damped Gauss-Newton steps."""
+r"""Displacements of the weights to each class's own optimum, by damped Gauss-Newton steps."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import OptimaResult
 
-#: A step that lowers the damped loss by less than this part of it ends the search.
+#: A step that lowers the damped loss by less than this fraction ends the search.
 ENOUGH = 1e-3
-#: Residual of conjugate gradients, and halvings of a step that raises the loss.
+#: Relative residual of conjugate gradients, and maximum number of halvings of a step that raises the loss.
 CG_TOL, HALVINGS = 1e-4, 8
 
 
@@ -97,7 +97,7 @@ def class_optima(
         return 10 * (cost.forward(n) + cost.gradient(n)) + most * cost.product(n)
 
     announce(f"optima of {len(rows.present)} rows, at most {most} products each", expected)
-    # One row after another in this process: every step moves the model, which rows side by side would share.
+    # Rows are computed one after another in this process, because every step moves the model that they share.
     search = _Search(whole, damping, norm, steps, cg_steps)
     count, k = len(rows.parts), whole.num_parameters
     vectors, numbers = np.full((count, k), np.nan), np.full((5, count), np.nan)
@@ -112,7 +112,7 @@ def class_optima(
         for i, found in rows.work(given["resume"], fields["provenance"]).rows(parts, optimum):
             vectors[i], numbers[:, i] = found["vector"], found["numbers"]
             converged[i], products[i] = found["converged"], found["products"]
-    # Every class at every optimum: who pays for what serves another.
+    # The loss of every class at the optimum of every other.
     losses_at = np.full((count, count), np.nan)
     for i in parts:
         with whole.at(torch.as_tensor(vectors[i])):
@@ -147,7 +147,7 @@ class _Search:
         self.whole, self.mu, self.norm, self.steps, self.cg_steps = whole, damping / norm**2, norm, steps, cg_steps
 
     def optimum(self, part: Objective, update: Callable[[int], object]) -> Arrays:
-        """The displacement to the optimum of a class, its numbers, and whether the search has converged."""
+        """Find the displacement to the optimum of a class, its numbers, and whether the search has converged."""
         displacement = torch.zeros(part.num_parameters, dtype=part.dtype, device=part.device)
         with self.whole.at(displacement):
             start = loss = damped = part.loss()
@@ -163,7 +163,7 @@ class _Search:
                 value = here + self.mu / 2 * float(tried.double().square().sum())
                 if value < damped:
                     break
-            else:  # no shorter step helps: rounding, or a saddle of the damped loss
+            else:  # no shorter step lowers the loss: rounding, or a saddle point of the damped loss
                 converged = True
                 break
             displacement, loss, gain, damped = tried, here, damped - value, value
@@ -184,7 +184,7 @@ class _Search:
         }  # fmt: skip
 
     def _solve(self, part: Objective, right: Tensor, update: Callable[[int], object]) -> tuple[Tensor, int]:
-        """Conjugate gradients for ``(G + mu) x = right`` at the weights as they are."""
+        """Solve ``(G + mu) x = right`` at the present weights by conjugate gradients; also return the products."""
         x, residual = torch.zeros_like(right, dtype=torch.float64), right.double().clone()
         direction, size = residual.clone(), float(residual.square().sum())
         done, start = 0, size
@@ -194,7 +194,7 @@ class _Search:
                 done += 1
                 update(1)
                 bend = float(direction @ image)
-                if bend <= 1e-14 * float(direction.square().sum()):  # flat: nothing tells how far to go
+                if bend <= 1e-14 * float(direction.square().sum()):  # no curvature, so the step has no length
                     break
                 x += size / bend * direction
                 residual -= size / bend * image
@@ -204,7 +204,7 @@ class _Search:
 
 
 def _cosines(vectors: np.ndarray) -> np.ndarray:
-    """Cosines between rows, NaN of rows that vanish or are not there."""
+    """Cosines between rows; NaN for rows that are zero or NaN."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         units = np.where(norms > 0, vectors / norms, np.nan)

@@ -1,4 +1,4 @@
-r"""The critical radius of a class along given directions: from forward passes alone."""
+r"""The critical radius of a class along given directions, from forward passes only."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from sharpness.results.estimates import Estimate
 from sharpness.statistics.estimate import interval, mean_and_error
 
 DIRECTIONS = ("random", "gradient", "class_gradient", "update")
-#: Radii of the search: the first one, the least and the largest.
+#: Radii of the search: first, smallest and largest.
 FIRST, LEAST, LARGEST = 2.0**-8, 2.0**-30, 2.0
-#: Ratio of the ends of a bracket at which bisection ends.
+#: Ratio of the ends of a bracket at which bisection stops.
 RATIO = 1.05
-#: Evaluations that a direction usually takes, for the estimate beforehand.
+#: Usual number of evaluations per direction, for estimating the duration.
 POINTS = 25
 
 
@@ -95,7 +95,7 @@ def critical_radius(
     require_whole("seed", seed)
     if "update" in kinds and update is None:
         update = last_update(objective)
-    # Refuses a loss that is random before radii are searched in it.
+    # Refuse a random loss before searching for radii.
     objective.check()
     search = _Search(objective, factor, drop)
     lines = draws + len(kinds) - 1 if "random" in kinds else len(kinds)
@@ -113,9 +113,9 @@ def critical_radius(
 
 
 class _Search:
-    """The search for radii along the directions of one objective.
+    """The search for radii along directions.
 
-    ``along`` gives (directions, 2, C + 1): radii by loss and by accuracy, of every class and of all samples.
+    ``along`` returns (directions, 2, C + 1): radii by loss and by accuracy, for every class and for all samples.
     """
 
     def __init__(self, objective: Objective, factor: float, drop: float) -> None:
@@ -141,7 +141,7 @@ class _Search:
         return np.stack(found)
 
     def _of_classes(self) -> np.ndarray:
-        """Each class along its own gradient, and all samples along theirs."""
+        """Radii of each class along its own gradient, and of all samples along theirs."""
         objective = self.objective
         radii = self._radii(self.evaluate, self._gradient(objective))
         radii[:, :-1] = np.nan
@@ -167,21 +167,21 @@ class _Search:
         return evaluate
 
     def _radii(self, evaluate: Callable[[Tensor | None], ClassSums], direction: Tensor) -> np.ndarray:
-        """Radii by loss and by accuracy (2, C + 1) along one direction."""
+        """Find the radii by loss and by accuracy (2, C + 1) along one direction."""
         length = float(direction.double().norm())
         if not 0 < length < np.inf:
             raise UserError("a direction vanishes, or is not finite: there is no way to go, leave it out of directions")
         unit = direction * (self.norm / length)
         base = _numbers(evaluate(None))
         limits = np.stack([self.factor * base[0], self.drop - base[1]])
-        # A loss of zero never doubles, and an accuracy below the drop cannot fall by it.
+        # A loss of zero never doubles, and an accuracy below the drop cannot fall by that much.
         open_to = np.stack([base[0] > 0, base[1] >= self.drop])
         seen: dict[float, np.ndarray] = {}
 
         def crossed(r: float) -> np.ndarray:
             if r not in seen:
                 loss, accuracy = _numbers(evaluate(r * unit))
-                # What is not finite has left the basin.
+                # A loss that is not finite counts as crossed.
                 with np.errstate(invalid="ignore"):
                     over = np.stack([~(loss < limits[0]), -accuracy >= limits[1] - 1e-12])
                 seen[r] = over & open_to
@@ -212,12 +212,12 @@ class _Search:
 
 
 def _numbers(sums: ClassSums) -> np.ndarray:
-    """Losses and accuracies (2, C + 1) of every class and, last, of all samples."""
+    """Losses and accuracies of every class and, last, of all samples, (2, C + 1)."""
     return np.stack([np.append(sums.class_means, sums.mean), np.append(sums.class_accuracies, sums.accuracy)])
 
 
 def _table(objective: Objective, found: dict[str, np.ndarray], **settings: Any) -> MeasureResult:
-    """Means over directions with their errors; a class that is not lost along one of them has no mean."""
+    """Make the table of means over directions; a class without a radius along one direction has no mean."""
     columns: dict[str, np.ndarray] = {}
     for kind, radii in found.items():
         columns[kind] = np.fmin(radii[:, 0], radii[:, 1])

@@ -1,20 +1,20 @@
 r"""Projected ascent of one loss inside a ball of perturbations.
 
-The ball holds the displacements :math:`\epsilon = T u` with :math:`\|u\|_p \le \rho`, p = 2 or infinity. T is the
-identity, or for adaptive sharpness :math:`T_w = \operatorname{diag}(|w_1|, \dots, |w_k|)` at the centre w (Kwon et al.,
-ICML 2021), so that the ball is :math:`\|T_w^{-1} \epsilon\|_p \le \rho` on the weights that are not zero, and weights
-that are zero stay.
+The ball contains the displacements :math:`\epsilon = T u` with :math:`\|u\|_p \le \rho`, p = 2 or infinity. T is the
+identity or, for adaptive sharpness, :math:`T_w = \operatorname{diag}(|w_1|, \dots, |w_k|)` at the centre w (Kwon et
+al., ICML 2021): the ball is then :math:`\|T_w^{-1} \epsilon\|_p \le \rho` on the nonzero weights, and weights that
+are zero do not move.
 
 .. code-block:: text
 
     u = 0, length = rho
     in every step
-        g = T gradient L(w + T u)                       unless u is where it was
+        g = T gradient L(w + T u)                       unless u has not moved
         v = project(u + length * steepest(g))           steepest: g / |g|, or sign(g) for p = infinity
         L(w + T v) > L(w + T u)  ?  u = v  :  length = length / 2
 
-The first step is the point that SAM evaluates (Foret et al., ICLR 2021). The loss never falls, and more steps go on
-where fewer ended, so that they never find less; the best loss is a lower bound of the maximum.
+The first step is the point that SAM evaluates (Foret et al., ICLR 2021). The loss never falls, and more steps continue
+from where fewer steps ended, so they never find a smaller loss. The best loss is a lower bound of the maximum.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from sharpness.probes.directions.gaussian import gaussian
 
 S = TypeVar("S", bound=ClassSums)
 NORMS = ("l2", "linf")
-#: Where there is no gradient at the centre, the ascent starts at random at this part of the radius.
+#: If the gradient at the centre is zero, the ascent starts in a random direction at this fraction of the radius.
 START = 0.1
 
 
 @dataclass(frozen=True)
 class Ball:
-    """``T u`` with ``|u| <= rho``.
+    """The displacements ``T u`` with ``|u| <= rho``.
 
     Attributes:
         scale: the diagonal of T, (k,), or None for the identity.
@@ -52,7 +52,7 @@ class Ball:
         return u if self.scale is None else self.scale * u
 
     def steepest(self, gradient: Tensor) -> Tensor | None:
-        """The u of norm 1 that raises the loss most, to first order; None where all do alike, the gradient being 0.
+        """The u of norm 1 that raises the loss most to first order; None if the gradient is 0.
 
         >>> Ball(0.1).steepest(torch.tensor([3.0, -4.0])).tolist()
         [0.6000000238418579, -0.800000011920929]
@@ -66,7 +66,7 @@ class Ball:
         return (pulled.sign() if self.norm == "linf" else pulled / length).to(gradient.dtype)
 
     def project(self, u: Tensor) -> Tensor:
-        """The nearest point of the ball."""
+        """Return the nearest point of the ball."""
         if self.norm == "linf":
             return u.clamp(-self.rho, self.rho)
         length = float(u.double().norm())
@@ -85,15 +85,16 @@ def ascend(
     """Climb from the centre of a ball by projected gradient ascent with backtracking.
 
     Args:
-        evaluate: a displacement (k,) to the loss there.
-        gradient: a displacement (k,) to the gradient there, (k,).
+        evaluate: function from a displacement (k,) to the loss.
+        gradient: function from a displacement (k,) to the gradient (k,).
         center: the loss at the centre.
-        slope: the gradient there, (k,).
-        steps: evaluations at most; a gradient before each, if the point has moved.
-        noise: a random vector (k,), to leave a centre without gradient; asked for if there are several steps.
+        slope: the gradient at the centre, (k,).
+        steps: maximum number of evaluations, each preceded by a gradient if the point has moved.
+        noise: function that draws a random vector (k,), to leave a centre without a gradient. It is only called if
+            there are several steps.
 
     Returns:
-        The sums at the best point, and the number of gradients that were taken.
+        The sums at the best point, and the number of gradients that were computed.
     """
     u, here, best = torch.zeros_like(slope), center, center
     length, taken = ball.rho, 0
@@ -110,7 +111,7 @@ def ascend(
             point = ball.project(u + length * direction)
             there = evaluate(ball.displacement(point))
             if not there.mean > here.mean:
-                # The point stays, and so does its gradient: half the step costs one evaluation more.
+                # The point and its gradient stay the same: trying half the step takes one more evaluation.
                 length /= 2
                 continue
             u, here = point, there
@@ -138,13 +139,13 @@ def climb(
     """Climb on the loss of some samples of an objective, see :func:`ascend`.
 
     Args:
-        whole: whose weights are moved: all its samples re-estimate the statistics of BatchNorm.
-        part: some of its samples.
-        seed: of the start where there is no gradient at the centre.
+        whole: the objective whose weights are moved; recalibrated BatchNorm statistics are those of all its samples.
+        part: the objective of some of its samples.
+        seed: seed of the starting point if the gradient at the centre is zero.
         callback: called with 1 before every gradient.
 
     Returns:
-        As :func:`ascend`.
+        The result of :func:`ascend`.
     """
 
     def evaluate(displacement: Tensor) -> SampleSums:

@@ -2,16 +2,16 @@ r"""Rises of the loss under random perturbations of the weights.
 
 .. code-block:: text
 
-    g_j ~ N(0, I_k)                                     by seed and draw, see directions.gaussian
+    g_j ~ N(0, I_k)                                     by seed and draw, see directions/gaussian.py
     d_j = normalize(g_j)                                "gaussian"
         = normalize(g_j / |g_j|)                        "sphere"
         = normalize(sqrt(3) (2 Phi(g_j) - 1))           "uniform": entries of U(-sqrt 3, sqrt 3), of variance 1
     L(w + r d_j) for every radius r and draw j
 
-Without normalisation r is the standard deviation of every entry, or for ``"sphere"`` the length of the displacement;
-to second order in r the mean rise is :math:`\tfrac12 r^2 \operatorname{tr} H`, for ``"sphere"`` divided by k. With
-``"filter"`` or ``"layer"`` every block of the displacement has r times the norm of the model's block. A Gaussian block
-is then uniform on that sphere already: ``"sphere"`` is the same as ``"gaussian"``.
+Without normalisation, r is the standard deviation of every entry or, for ``"sphere"``, the length of the displacement.
+To second order in r, the mean rise is :math:`\tfrac12 r^2 \operatorname{tr} H`, divided by k for ``"sphere"``. With
+``"filter"`` or ``"layer"``, every block of the displacement has r times the norm of the model's block. Gaussian blocks
+are then uniform on a sphere as well, so that ``"sphere"`` is the same as ``"gaussian"``.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def random_perturbation(
         raise UserError(f"draws={draws}: give at least 1")
     objective.check()
 
-    # Radii of a draw follow each other; an executor's workers take blocks of consecutive points.
+    # The radii of a draw are consecutive points, of which an executor's workers take blocks.
     settings = {"radii": sizes.tolist(), "normalization": normalization, "seed": seed, "distribution": distribution}
     table = PointTable(
         objective, _Displacement(objective, sizes, seed, normalization, distribution), draws * len(sizes),
@@ -121,7 +121,7 @@ def random_perturbation(
 
 
 class _Displacement:
-    """``r d_j`` of a point: all radii of a draw follow each other, so that each direction is drawn once."""
+    """The displacement ``r d_j`` of a point; the radii of a draw are consecutive, so each direction is drawn once."""
 
     def __init__(self, objective: Objective, radii: np.ndarray, *drawn_by: Any) -> None:
         self.objective, self.radii, self.drawn_by = objective, radii, drawn_by
@@ -141,7 +141,7 @@ def draw_direction(
     normalization: str | None = "filter",
     distribution: str = "gaussian",
 ) -> Tensor:
-    """Direction number ``draw`` of ``seed``, flat (k,), made from ``directions/gaussian.py``."""
+    """Draw direction number ``draw`` of ``seed``, flat (k,), from the noise of ``directions/gaussian.py``."""
     if distribution == "gaussian":
         return gaussian(objective, draw, seed, normalization)
     noise = gaussian(objective, draw, seed, None).cpu().double()

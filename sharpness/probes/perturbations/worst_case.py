@@ -94,7 +94,7 @@ def worst_case(
     ascents.run(ball, steps, work)
     *values, error = ascents.table()
     fields["provenance"]["gradients"] = ascents.gradients
-    # The worst rise is at least 0 by its definition, whatever the samples.
+    # By definition, the worst rise is at least 0.
     errors = {"worst_rise": error}
     ends = {"worst_rise": interval(values[2], error, sample_freedom(objective), keeps_sign=True)}
     none = np.full((3, len(error)), np.nan)

@@ -30,7 +30,7 @@ from sharpness.probes.shared.trainings import run_names, trainings_by_path
 #: What can be probed.
 Subject = Objective | nn.Module | Checkpoint | str | Path
 SPLITS = ("train", "val", "test")
-#: Most images of a class that a temperature is fitted on.
+#: Maximum number of images per class for fitting a temperature.
 HELD_OUT = 200
 logger = logging.getLogger("sharpness")
 
@@ -38,22 +38,23 @@ logger = logging.getLogger("sharpness")
 def labelled_checkpoints(
     paths: Sequence[str | Path], model: Callable[[], nn.Module] | None = None, each: bool = False, **options: Any
 ) -> dict[str, Checkpoint | list[Checkpoint]]:
-    """Read checkpoints by label, or by path where two have the same label.
+    """Read checkpoints by label, or by path if several have the same label.
 
-    Runs of one method, data and settings that differ only in the seed have one label, with a list of them in the order
-    of their seeds. The files record what a run is, wherever they lie.
+    Runs with the same method, data and settings that differ only in their seed share one label, whose value is the list
+    of them in the order of their seeds. This is decided by what the files record, not by their location.
 
     Args:
-        paths: files, or folders: see :func:`~sharpness.checkpoints.find_checkpoints`. Those of a folder come in the
-            order of :data:`~sharpness.methods.METHODS`, so that a method has the same colour in every figure, then by
-            path. A file of a folder that cannot be read is passed over with a warning; one that was named itself is an
-            error.
-        model: makes a network for each of them, where their architecture is not known here.
-        each: keep every file apart, whatever differs.
-        options: of :func:`~sharpness.load_checkpoint`.
+        paths: files or folders, see :func:`~sharpness.checkpoints.find_checkpoints`. The checkpoints of a folder are
+            sorted by the order of :data:`~sharpness.methods.METHODS`, so that a method has the same colour in every
+            figure, then by path. A file in a folder that cannot be read is skipped with a warning; a file that was
+            named explicitly raises an error.
+        model: function that makes a network for each checkpoint, if the architecture is not known to this package.
+        each: keep every file separate.
+        options: options of :func:`~sharpness.load_checkpoint`.
 
     Raises:
-        UserError: a path without checkpoints, a named file or all files of the folders that cannot be read.
+        UserError: no paths, a path without checkpoints, or a named file or all files of the folders that cannot be
+            read.
     """
     if not paths:
         raise UserError("no paths: give checkpoints, or folders of them")
@@ -61,11 +62,11 @@ def labelled_checkpoints(
     broken: list[UserError] = []
     for path in paths:
         found = find_checkpoints(path)
-        # One folder of many files may hold a broken one; a file that was named itself must be readable.
+        # A folder of many files may contain a broken one; a file that was named explicitly must be readable.
         known: dict[str, Checkpoint] = {}
         for file in found:
             try:
-                # What makes a network is passed on: a file of ours says with how many classes and channels to call it.
+                # ``model`` is passed on, because our own files say with how many classes and channels to call it.
                 checkpoint = load_checkpoint(file, model=model, **options)
             except UserError as error:
                 if len(found) == 1:
@@ -90,7 +91,7 @@ def labelled_checkpoints(
 
 
 def _rank(checkpoint: Checkpoint) -> int:
-    """The position of its method in ``METHODS``; unknown ones come last."""
+    """The position of a checkpoint's method in ``METHODS``; unknown methods come last."""
     method = checkpoint.manifest.method
     return list(METHODS).index(method) if method and method in METHODS else len(METHODS)
 
@@ -155,7 +156,7 @@ def checkpoint_objective(
     if data is None or isinstance(data, str | LongTailData):
         images = checkpoint_data(checkpoint, wanted, data if isinstance(data, LongTailData) else None)
         return _read_from(checkpoint, _on_longtail(checkpoint, images, split, loss, limit_per_class, options))
-    # Samples in memory are taken as they are: what would choose or change some of them must not pass for done.
+    # Samples in memory are used as they are, so options that would select or change samples are refused.
     idle = [*wanted.given(), *(["loss='training'"] if loss == "training" else [])]
     if isinstance(data, ForeignData):
         _refuse(idle)
@@ -196,7 +197,7 @@ def _on_longtail(
     limit_per_class: int | None,
     options: dict[str, Any],
 ) -> Objective:
-    """The objective on one part of a long-tailed data set, with its classes and groups."""
+    """Build the objective on one split of a long-tailed data set, with its classes and groups."""
     function = _training_loss(checkpoint) if loss == "training" else loss
     images: ImageSet = data.part(split)
     if options.get("logits") == "temperature" and options.get("held_out") is None:
@@ -219,7 +220,7 @@ def _on_longtail(
 
 
 def _not_probed(images: ImageSet, first: int | None) -> ImageSet | None:
-    """Test images to fit a temperature on, without the first of every class; None where all are probed."""
+    """Test images for fitting a temperature, without the ``first`` ones of every class; None if all are probed."""
     rest = torch.ones(len(images), dtype=torch.bool)
     if first != 0:
         rest[first_of_each(images.labels, first or len(images))] = False
@@ -227,14 +228,14 @@ def _not_probed(images: ImageSet, first: int | None) -> ImageSet | None:
 
 
 def _training_loss(checkpoint: Checkpoint) -> TrainingLoss:
-    """The loss that a checkpoint of ours was trained with."""
+    """The training loss of one of our own checkpoints."""
     manifest = checkpoint.manifest
     if checkpoint.is_foreign:
         raise UserError(f"{checkpoint.path} does not record its training loss: pass loss='ce', or build an Objective")
     if manifest.longtail is None or manifest.method is None or manifest.options is None:
         lacks = next(name for name in ("longtail", "method", "options") if getattr(manifest, name) is None)
         raise UserError(f"the checkpoint does not record its {lacks}, which its training loss depends on: loss='ce'")
-    # A file must not choose what is imported: its method counts where it is known here, or the user has named it.
+    # A file must not decide what is imported: its method is used only if it is built in or the user has named it.
     known = METHODS.recorded(manifest.method, manifest.method_source, checkpoint.path)
     return training_loss(known, manifest.longtail, manifest.options)
 
@@ -242,10 +243,10 @@ def _training_loss(checkpoint: Checkpoint) -> TrainingLoss:
 def labelled_objectives(
     checkpoints: Mapping[str, Checkpoint | list[Checkpoint]], **options: Any
 ) -> dict[str, Objective | dict[str, Objective]]:
-    """The objective of every checkpoint, those of several trainings by their names.
+    """Build the objective of every checkpoint; those of several trainings of one label are keyed by their names.
 
     Args:
-        options: of :func:`checkpoint_objective`.
+        options: options of :func:`checkpoint_objective`.
     """
     found: dict[str, Objective | dict[str, Objective]] = {}
     for label, entry in checkpoints.items():
@@ -258,11 +259,13 @@ def labelled_objectives(
 
 
 def as_objective(subject: Subject, data: Any = None, **options: Any) -> Objective:
-    """An objective as it is, of a model over ``data``, or of a checkpoint over its own data.
+    """Return an objective unchanged, or build that of a model on ``data`` or of a checkpoint on its own data.
 
     Args:
-        data: as :class:`~sharpness.Objective` takes it, for models, or :func:`checkpoint_objective`.
-        options: of :class:`~sharpness.Objective`, for models, or of :func:`checkpoint_objective`.
+        data: data in the form that :class:`~sharpness.Objective` takes for models, or :func:`checkpoint_objective` for
+            checkpoints.
+        options: options of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for
+            checkpoints.
 
     Raises:
         UserError: a model or a foreign checkpoint without data, data for an objective, or another type.

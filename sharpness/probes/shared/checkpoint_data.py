@@ -1,4 +1,4 @@
-"""Data of a checkpoint: the images that it is probed on, and the training set that it saw."""
+"""Data of a checkpoint: the images on which it is probed, and its training set."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger("sharpness")
 
 
 def checkpoint_data(checkpoint: Checkpoint, wanted: NamedData, given: LongTailData | None = None) -> LongTailData:
-    """The long-tailed data of a checkpoint, standardised as its family does.
+    """Load the long-tailed data of a checkpoint, standardised as in its family.
 
     Args:
-        wanted: a named set, or what to take of the one on record.
-        given: data in memory, in the place of both.
+        wanted: a named data set, or settings for the recorded one.
+        given: data in memory, which replace both.
 
     Raises:
-        UserError: no data are known, settings that do not apply to them, or classes and channels other than those of
+        UserError: no data are known, settings do not apply to them, or their classes or channels differ from those of
             the checkpoint.
     """
     manifest = checkpoint.manifest
@@ -54,13 +54,13 @@ def checkpoint_data(checkpoint: Checkpoint, wanted: NamedData, given: LongTailDa
         raise UserError(
             f"{checkpoint.path} takes images of {channels} channels, those of {data.longtail.dataset} have {here}"
         )
-    # A checkpoint of ours standardises as its data set does; the file of a family need not.
+    # Our own checkpoints use the standardisation of the data set; those of a family may use another one.
     usual = manifest.normalization if checkpoint.is_foreign else None
     return wanted.standardized(data, usual if usual is not None and usual.channels == here else None)
 
 
 def _recorded(checkpoint: Checkpoint, wanted: NamedData) -> LongTailData:
-    """The data on record."""
+    """Load the recorded data."""
     manifest = checkpoint.manifest
     if manifest.longtail is None:
         known = manifest.dataset in DATASETS
@@ -74,7 +74,7 @@ def _recorded(checkpoint: Checkpoint, wanted: NamedData) -> LongTailData:
 
 
 def _as_recorded(checkpoint: Checkpoint, wanted: NamedData) -> LongTailData | None:
-    """The recorded images of a checkpoint, where the name is theirs; None of others, and where they are not at hand."""
+    """The recorded images of a checkpoint; None if another data set is named, or if they cannot be loaded."""
     recorded = checkpoint.manifest.longtail
     if recorded is None or recorded.dataset != wanted.name or (wanted.imbalance, wanted.subset) != (None, None):
         return None
@@ -86,9 +86,9 @@ def _as_recorded(checkpoint: Checkpoint, wanted: NamedData) -> LongTailData | No
 
 
 def _named(checkpoint: Checkpoint, wanted: NamedData, name: str) -> LongTailData:
-    """A named set, cut as far as possible as the one that the checkpoint saw; a notice says what is assumed."""
+    """Load a named data set, selected like the checkpoint's as far as that is known; log what is assumed."""
     manifest, path = checkpoint.manifest, checkpoint.path
-    # What is known of another set's long tail says nothing about this one.
+    # The long tail of another data set says nothing about this one.
     recipe = manifest.cut if name == manifest.dataset else {}
     is_cut = name not in LAYOUTS and name not in PUBLISHED
     unknown = checkpoint.is_foreign and name == manifest.dataset and not recipe and wanted.subset is None and is_cut
@@ -103,7 +103,7 @@ def _named(checkpoint: Checkpoint, wanted: NamedData, name: str) -> LongTailData
     if not checkpoint.is_foreign:
         return data
     tail, saw = data.longtail, manifest.dataset or data.longtail.dataset
-    # A family's rule for the images (subset) is its usual one, not what this file says, so it is reported as assumed.
+    # A family's rule for selecting images (subset) is its usual one and not recorded in the file: it is assumed.
     known = given.keys() | (recipe.keys() & {"imbalance"})
     assumed = [option for option in ("imbalance", "subset") if option not in known and is_cut]
     if saw != tail.dataset:
@@ -117,13 +117,13 @@ def _named(checkpoint: Checkpoint, wanted: NamedData, name: str) -> LongTailData
 
 
 def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
-    """Images of the user's own as a checkpoint takes them.
+    """Prepare the user's own images for a checkpoint.
 
-    They are standardised by the checkpoint's constants, unless others were given, and have its order of classes. A
-    notice says which constants were taken.
+    They are standardised by the checkpoint's constants, unless others were given, and their classes are brought into
+    its order. The constants are logged.
 
     Raises:
-        UserError: they have other classes, or their order is not known.
+        UserError: the images have other classes, or the order of the classes is not known.
     """
     manifest = checkpoint.manifest
     classes, usual = manifest.model.num_classes, manifest.normalization
@@ -140,7 +140,7 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
         mean, std = (", ".join(f"{v:.3f}" for v in values or ()) for values in (data.mean, data.std))
         logger.info("images are normalised by mean %s and std %s, %s", mean, std, source)
     if data.train_counts == data.class_totals:
-        # Nobody gave class counts: these are the samples, which need not be the training images.
+        # No class counts were given: these are the counts of the samples, which may not be the training images.
         trained = training_set(checkpoint)
         if trained is not None and trained.num_classes == data.num_classes:
             data = replace(data, train_counts=trained.train_counts)
@@ -153,7 +153,7 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
 
 
 def open_part(checkpoint: Checkpoint, named: Any, data_root: str | None) -> LongTailData | None:
-    """The data of a checkpoint with their open set; None of images of the user's own."""
+    """Load the data of a checkpoint with their open set; None for the user's own images."""
     if named is not None and not isinstance(named, str):
         return None
     return checkpoint_data(checkpoint, NamedData(named, data_root, split="test"))
@@ -162,12 +162,12 @@ def open_part(checkpoint: Checkpoint, named: Any, data_root: str | None) -> Long
 def training_set(checkpoint: Checkpoint, probed: LongTail | None = None) -> LongTail | None:
     """The training set of a checkpoint; None if it is unknown.
 
-    Our own files record it. A family that trains on balanced data, such as akamaster's, saw the official set; one that
-    trains on a long tail saw that, if the file records its imbalance.
+    Our own files record it. A family that trains on balanced data, such as akamaster's, used the official training set.
+    A family that trains on a long tail used that long tail, if the file records its imbalance.
 
     Args:
-        probed: the probed data set, which the user named: the training set of a file of that family, and of a file that
-            records nothing.
+        probed: the probed data set, named by the user. It is taken as the training set if the checkpoint's family
+            trains on it, or if the file records nothing.
     """
     manifest = checkpoint.manifest
     if not checkpoint.is_foreign:
@@ -187,7 +187,7 @@ def training_set(checkpoint: Checkpoint, probed: LongTail | None = None) -> Long
     try:
         counts = profile_counts(profile, imbalance, layout.num_classes, layout.per_class)
     except UserError:
-        # The name of a folder may say anything.
+        # The imbalance may come from the name of a folder, and be invalid.
         return None
     subset = manifest.cut.get("subset", "ldam_seed0")
     return LongTail(known, names, profile, imbalance, subset, counts, layout.groups)

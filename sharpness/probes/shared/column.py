@@ -1,4 +1,4 @@
-"""One column of a table: a measure of every class, of all samples and of every group, with its errors."""
+"""One column of a table: a measure for every class, all samples and every group, with its errors."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sharpness.results.estimates import Estimate, mean_of
 
 
 def sample_freedom(objective: Objective) -> np.ndarray:
-    """Degrees of freedom of means over the images of every class and, last, over all of them: (C + 1,)."""
+    """Degrees of freedom of means over the images of every class and, last, over all images: (C + 1,)."""
     return np.append(objective.class_samples, objective.num_samples) - 1
 
 
 class Column(NamedTuple):
-    """A measure of the C classes, then of all samples, then of the means of the G groups.
+    """A measure for the C classes, then for all samples, then for the means of the G groups.
 
     Attributes:
-        rows: the estimates, arrays (C + 1 + G,).
-        over: what errors and intervals are over, in words.
+        rows: the estimates, arrays of shape (C + 1 + G,).
+        over: what errors and intervals are over, in words, such as ``"images"``.
     """
 
     rows: Estimate
@@ -30,12 +30,12 @@ class Column(NamedTuple):
 
     @classmethod
     def of_images(cls, objective: Objective, values: np.ndarray, errors: np.ndarray, ends: np.ndarray) -> Column:
-        """A column whose errors are over images, of which every class has its own.
+        """Make a column whose errors are over images, so that classes are independent.
 
         Args:
-            values: (C + 1,), of the classes and of all samples.
-            errors: (C + 1,), their standard errors.
-            ends: (2, C + 1), lower and upper ends of their intervals.
+            values: (C + 1,) values for the classes and for all samples.
+            errors: (C + 1,) their standard errors.
+            ends: (2, C + 1) lower and upper ends of their intervals.
         """
         table = np.stack([values, errors, *ends])
         groups = [mean_of([Estimate(*table[:, c]) for c in members]) for members in objective.present_groups.values()]
@@ -43,19 +43,19 @@ class Column(NamedTuple):
 
     @classmethod
     def of_result(cls, found: Result, name: str, over: str) -> Column:
-        """A column from a measure of another probe's result."""
+        """Make a column from a measure of another probe's result."""
         subsets = (*range(len(found.class_names)), None, *found.groups)
         rows = [np.ravel(found._estimate(name, subset)) for subset in subsets]
         return cls(Estimate(*np.array(rows, dtype=float).T), over)
 
 
 def table_of(columns: Mapping[str, Column], train_counts: Sequence[int] | np.ndarray, **fields: Any) -> MeasureResult:
-    """The table of columns by name.
+    """Combine columns into a table.
 
     Args:
-        columns: by the name of the measure.
-        train_counts: (C,), -1 where unknown.
-        fields: of the result, see :func:`~sharpness.probes.shared.comparison.common_fields`.
+        columns: columns by the name of their measure.
+        train_counts: (C,) training images of each class, -1 if unknown.
+        fields: other fields of the result, see :func:`~sharpness.probes.shared.comparison.common_fields`.
     """
     classes = len(fields["class_names"])
     numbers = np.stack([np.stack(column.rows) for column in columns.values()], axis=1)  # (4, M, C + 1 + G)

@@ -1,4 +1,4 @@
-"""Objectives side by side: check that their results can be compared."""
+"""Comparison of several objectives: check that their results can be compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sharpness.probes.directions.gaussian import noise_keys
 from sharpness.probes.shared.trainings import Training, named, trainings
 from sharpness.results.same import SHARED, SPLIT, Probed, require_equal, require_same_samples
 
-#: Attributes of an objective that have another name in its provenance.
+#: Attributes of an objective by their names in its provenance, if these differ.
 ATTRIBUTES = {"loss": "loss_name", "loss_function": "loss_identity", "dtype": "precision"}
 logger = logging.getLogger("sharpness")
 
@@ -22,14 +22,14 @@ logger = logging.getLogger("sharpness")
 def side_by_side(
     subjects: Mapping[Any, Any], build: Callable[[Any], Objective], own_losses: bool = False
 ) -> list[Training]:
-    """The models of a mapping, as objectives that can be compared, with samples in the order of the first one's.
+    """Build comparable objectives for the models of a mapping, with samples in the order of the first objective.
 
-    The order decides nothing but which samples a resampling draws and which ones share a batch; so these are the same
-    for all models, too.
+    The order only decides which samples a bootstrap draws and which samples share a batch. With a common order, these
+    are the same for all models.
 
     Args:
         subjects: see :func:`~sharpness.probes.shared.trainings.trainings`.
-        build: makes an objective of a model; the first that cannot be compared ends it.
+        build: function that makes the objective of a model; the first one that cannot be compared raises an error.
         own_losses: see :func:`require_comparable`.
 
     Raises:
@@ -48,9 +48,10 @@ def side_by_side(
 
 
 def _in_groups_of(other: Training, model: Training) -> Training:
-    """A model in the groups of another, if it was trained on balanced classes, which are one group, and that was not.
+    """Give a model the groups of another one, if it was trained on balanced classes and the other was not.
 
-    Rare classes are what a comparison with models of a long tail asks about; a warning names their model.
+    Balanced classes form a single group, but a comparison with models of a long tail is about rare classes. A warning
+    names the model whose groups are used.
     """
     theirs = other.subject.groups
     if not model.subject.groups or _splits(model.subject.groups) or not _splits(theirs):
@@ -67,13 +68,13 @@ def _splits(groups: Mapping[str, Sequence[int]]) -> bool:
 def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = False) -> None:
     """Refuse objectives that differ in samples, scope, BatchNorm policy, loss, precision, classes or groups.
 
-    Samples are compared by their identity in ``Objective``: their order and normalisation may differ.
+    Samples are compared by the identity that ``Objective`` gives them: their order and normalisation may differ.
 
     Args:
-        own_losses: every model is probed on the loss that it was trained with, and weighs classes as that does.
+        own_losses: every model is probed on its own training loss, so losses and class weights may differ.
 
     Raises:
-        UserError: says how many samples differ and which, or names the field that differs, and both values.
+        UserError: samples differ (the message says how many and which), or a field does (with both values).
     """
     if not objectives:
         raise UserError("an empty mapping of objectives: there is nothing to compare")
@@ -86,15 +87,15 @@ def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = F
 
 
 def is_random(result: Any) -> bool:
-    """True if Gaussian noise has moved the weights."""
+    """True if the result was computed at weights moved by Gaussian noise."""
     names = getattr(result, "directions", "gaussian" if hasattr(result, "distribution") else "")
     return "gaussian" in names.split("+")
 
 
 def warn_of_shapes(objectives: Mapping[str, Objective]) -> None:
-    """Models of different architectures may be compared, as by Li et al., yet not under the same noise.
+    """Warn if models of different architectures are compared, as in Li et al., because their noise differs.
 
-    Vectors are left out: filter normalisation does not move them, and a linear head has a bias where others have none.
+    Vectors are ignored: filter normalisation does not move them, and some heads have a bias while others have none.
     """
     (first_label, first), *rest = objectives.items()
     known = set(noise_keys(first).values())

@@ -1,4 +1,4 @@
-"""Cost estimates of probes: their passes are timed on a few samples before they start."""
+"""Cost estimates of probes: a few passes are timed on a few samples before a probe starts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from sharpness.engine import distributed
 from sharpness.engine.threads import Workers, side_by_side
 from sharpness.objective import Objective
 
-#: Numbers of samples that are timed: a few, for the fixed part of a pass, and more.
+#: Numbers of samples that are timed: a small one, which shows the fixed cost of a pass, and a larger one.
 SAMPLES = (4, 32)
 logger = logging.getLogger("sharpness")
 
 
 class Linear(NamedTuple):
-    """Seconds of a pass as a linear function of its samples: a fixed part, and a part for each of them.
+    """Seconds of a pass as a linear function of the number of samples: a fixed part, and a part per sample.
 
     >>> round(Linear.through([2, 10], [0.4, 1.2])(20), 6)
     2.2
@@ -36,10 +36,10 @@ class Linear(NamedTuple):
 
     @classmethod
     def through(cls, samples: Sequence[int], seconds: Sequence[float]) -> Linear:
-        """Fit measured times of a few and of more samples, or of one number of them."""
+        """Fit the measured times of a small and a larger number of samples, or of a single number."""
         few, many = samples[0], samples[-1]
         each = max((seconds[-1] - seconds[0]) / (many - few) if many > few else 0.0, 0.0)
-        # Noise may hide the part of each sample: it is at least half of the time of many.
+        # Noise may hide the part per sample: assume that it makes up at least half of the longer time.
         each = max(each, 0.5 * seconds[-1] / many)
         return cls(max(0.0, seconds[-1] - each * many), each)
 
@@ -52,7 +52,7 @@ class Cost:
     """Seconds of a forward pass, of a gradient, and of one of many curvature products, by the number of samples.
 
     Attributes:
-        workers: products that are made at a time, each of which takes as long as it says.
+        workers: number of products computed at the same time; ``product`` is the duration of each of them.
     """
 
     forward: Linear
@@ -62,10 +62,12 @@ class Cost:
 
     @classmethod
     def of(cls, objective: Objective, rows: int = 0, gradients: bool = True) -> Cost:
-        """Time the passes on samples spread over the data; those that are not needed are 0.
+        """Time passes on samples spread over the data.
 
         Args:
-            rows: that need products; as many are made at a time as in :meth:`Rows.map`, and products are timed so.
+            rows: number of rows that need products; 0 if none do. Products are timed on as many workers at the same
+                time as :meth:`Rows.map` would use.
+            gradients: whether gradients are needed; their time is 0 otherwise.
         """
         sizes = sorted({min(number, objective.num_samples) for number in SAMPLES})
         times: list[list[float]] = [[], [], []]
@@ -81,7 +83,7 @@ class Cost:
         return cls(forward, gradient, product, workers)
 
     def side_by_side(self, rows: Sequence[float]) -> float:
-        """Seconds of rows that take so long each: they share the workers, the longest has one.
+        """Seconds for rows of the given durations on the workers; the longest row occupies a single worker.
 
         >>> Cost(Linear(0, 0), Linear(0, 0), Linear(0, 0.5), workers=2).side_by_side([20.0, 5.0, 5.0])
         20.0
@@ -97,13 +99,13 @@ def announce_rows(
     sizes: Sequence[int],
     executor: Executor,
 ) -> None:
-    """Announce the expected duration of rows on an executor, whose workers are taken to be as fast as this process.
+    """Announce the expected duration of rows on an executor, assuming that workers are as fast as this process.
 
     Args:
-        run: a short run on given samples; timed, because what a run does besides its products is a good part of rows of
-            few images.
-        share: how often a row takes what the short run takes.
-        sizes: samples of every row.
+        run: a short run on given samples, which is timed as a whole: for rows of few images, a large part of the time
+            is not spent on products.
+        share: duration of a row, in units of the short run.
+        sizes: number of samples of every row.
     """
     workers = min(width(executor), len(sizes))
 
@@ -122,10 +124,10 @@ def _spread(objective: Objective, number: int) -> Objective:
 
 
 def row_workers(objective: Objective, rows: int, vectors: int = 0) -> AbstractContextManager[Executor]:
-    """Workers for the rows of an objective: threads, if there are several rows and its trace leaves it alone.
+    """Workers for the rows of an objective: threads, if there are several rows and its trace leaves the model alone.
 
     Args:
-        vectors: of the size of the model that a row keeps.
+        vectors: number of vectors of the size of the model that a row keeps.
     """
     possible = rows > 1 and distributed.world_size() == 1 and objective.is_traced
     memory = lanczos_memory(objective.num_parameters, vectors, objective.dtype)
@@ -133,9 +135,10 @@ def row_workers(objective: Objective, rows: int, vectors: int = 0) -> AbstractCo
 
 
 def announce(what: str, expected: Callable[[], float] | None = None) -> None:
-    """Tell in one line what comes and how many seconds it should take, which are asked for where the line is shown.
+    """Log in one line what is computed and how long it should take.
 
-    To time a few passes takes a tenth of the time of small networks.
+    ``expected`` is called only if the line is shown: for small networks, timing a few passes takes a tenth of the whole
+    time.
     """
     if not logger.isEnabledFor(logging.INFO):
         return
@@ -150,12 +153,12 @@ def announce(what: str, expected: Callable[[], float] | None = None) -> None:
 def _product_seconds(part: Objective) -> float:
     vector = torch.ones(part.num_parameters, dtype=part.dtype, device=part.device)
     with part.operator() as operator:
-        operator(vector)  # keeps what later products reuse
+        operator(vector)  # caches what later products reuse
         return _seconds(lambda: operator(vector))
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Of one call; of a second one if that is cheap, because the first one may trace and allocate."""
+    """Seconds of a call; of a second call if that is cheap, because the first one may trace and allocate."""
     first = _once(work)
     return first if first > 1 else min(first, _once(work))
 

@@ -1,4 +1,4 @@
-"""Keywords that make an objective of a model or a checkpoint, for type checkers; a test compares them with both."""
+"""Keywords for making an objective of a model or a checkpoint, for type checkers; a test compares them with both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sharpness.objective.temperature import Temperature
 
 
 class SharedOptions(SharedSampleOptions, total=False):
-    """Keywords of :class:`~sharpness.Objective` that :func:`~sharpness.checkpoint_objective` hands on."""
+    """Keywords of :class:`~sharpness.Objective` that :func:`~sharpness.checkpoint_objective` passes on."""
 
     batch_size: int | str
     parameters: str
@@ -49,7 +49,7 @@ class ImageOptions(TypedDict, total=False):
 
 
 class MeasureOptions(SharedOptions, ImageOptions, total=False):
-    """Keywords of both that :func:`~sharpness.measure` takes beside its own."""
+    """Keywords of both that :func:`~sharpness.measure` takes in addition to its own."""
 
     loss: str | PerSampleLoss
     split: str
@@ -59,13 +59,13 @@ class MeasureOptions(SharedOptions, ImageOptions, total=False):
 
 
 class ObjectiveOptions(SharedOptions, total=False):
-    """All keywords that :func:`~sharpness.checkpoint_objective` hands on."""
+    """All keywords that :func:`~sharpness.checkpoint_objective` passes on."""
 
     train_counts: Sequence[int] | None
 
 
 class CheckpointOptions(ObjectiveOptions, ImageOptions, total=False):
-    """All keywords of :func:`~sharpness.checkpoint_objective` beside the first."""
+    """Keywords of :func:`~sharpness.checkpoint_objective` in addition to its named parameters."""
 
 
 class Options(MeasureOptions, ObjectiveOptions, total=False):

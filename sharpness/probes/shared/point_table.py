@@ -1,4 +1,4 @@
-"""Numbered points of parameter space: each evaluated once, kept on disk at work, shared among processes."""
+"""Numbered points of parameter space: each is evaluated once, saved during work, and shared among processes."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from sharpness.probes.shared.cost import announce
 from sharpness.probes.shared.work import Resume, Work, key_of
 from sharpness.progress import progress
 
-#: Work whose expected time, in seconds, is worth a line beforehand.
+#: Expected seconds from which the duration is announced.
 LONG = 20.0
-#: The part of all points that interpolation usually asks for.
+#: Fraction of all points that adaptive interpolation usually evaluates.
 USUAL = 1 / 3
 #: Blocks of points for each worker.
 BLOCKS = 4
 
 
 def row_at(evaluation: Callable[[Tensor | None], ClassSums], displacement: Tensor | None) -> np.ndarray:
-    """The row (1 + 2C,) of a point: loss, class losses and class accuracies."""
+    """Compute the row (1 + 2C,) of a point: loss, class losses and class accuracies."""
     sums = evaluation(displacement)
     return np.concatenate([[sums.mean], sums.class_means, sums.class_accuracies])
 
 
 def _sent(work: Work, parcel: Parcel, indices: np.ndarray) -> np.ndarray:
-    """The rows of a block of points, (m,), in another process, which keeps what it finds.
+    """Compute and save the rows of a block of points (m,) in another process.
 
     Args:
-        parcel: of the objective, its displacements and the precision.
+        parcel: the objective, its displacements and the precision.
     """
     name = f"points-block-{key_of({'indices': indices.tolist()})}"
     if (found := work.load(name)) is not None:
@@ -56,18 +56,18 @@ class PointTable:
 
     Args:
         precision: ``"bfloat16"``, or the model's own.
-        folder: where points that are done are kept, keyed by model, data, loss and ``settings``; nowhere if None.
+        folder: folder for evaluated points, keyed by model, data, loss and ``settings``; None saves nothing.
         settings: plain values that the displacements depend on.
-        executor: does blocks of points, see :func:`sharpness.cluster`; this process does all unless given.
+        executor: executor that evaluates blocks of points, see :func:`sharpness.cluster`; by default this process does.
 
     Attributes:
         losses: (number,), NaN where nothing was evaluated.
         class_losses: (C, number).
         class_accuracies: (C, number).
-        done: (number,) whether a point was evaluated.
-        rows: (number, 1 + 2C): the three side by side.
-        center: (1 + 2C,): the same at w.
-        seconds: that the centre took, added up over processes.
+        done: (number,) mask of evaluated points.
+        rows: (number, 1 + 2C) losses, class losses and class accuracies of all points.
+        center: (1 + 2C,) the same at w.
+        seconds: duration of the evaluation at w, summed over processes.
     """
 
     def __init__(
@@ -89,9 +89,9 @@ class PointTable:
         self._executor, self._precision = executor, precision
         start = time.perf_counter()
         self.center = self._row(None)
-        # The same number in all processes: what it decides must not differ between them.
+        # Summed over processes, so that decisions based on it are the same in all of them.
         self.seconds = float(distributed.total(torch.tensor(time.perf_counter() - start, dtype=torch.float64)))
-        # Everything that the numbers depend on; the loss by its value, because its name may mean another one.
+        # Everything that the numbers depend on. The loss by its value, because another loss may have the same name.
         known = {"precision": precision, "points": number, "center": f"{self.center[0]:.6g}"}
         self._work = Work(folder, objective.provenance() | (settings or {}) | known)
         self._bar: Any = None
@@ -110,11 +110,11 @@ class PointTable:
         return self.rows[:, 1 + self.classes :].T
 
     def fill(self, indices: np.ndarray, row: np.ndarray) -> None:
-        """Give some points a row (1 + 2C,) that is known."""
+        """Set the row (1 + 2C,) of some points to a known one."""
         self.rows[indices], self.done[indices] = row, True
 
     def evaluate(self, indices: np.ndarray | None = None) -> np.ndarray:
-        """The rows of some points (all unless given), (m, 1 + 2C); those that are not done are evaluated."""
+        """Return the rows (m, 1 + 2C) of some points (by default all), evaluating those that are not done."""
         wanted = np.arange(len(self.rows)) if indices is None else np.asarray(indices)
         todo = wanted[~self.done[wanted]]
         if self._executor is not None and len(todo) > 1:
@@ -141,7 +141,7 @@ class PointTable:
         return row_at(self._evaluation, displacement)
 
     def _send(self, todo: np.ndarray, total: int) -> None:
-        """Have blocks of points evaluated elsewhere, a few for each worker, so that none of them waits long."""
+        """Have blocks of points evaluated by the executor, several for each worker to balance the load."""
         assert self._executor is not None
         blocks = np.array_split(todo, min(len(todo), BLOCKS * width(self._executor)))
         content = self.objective, self.displacement, self._precision
@@ -156,7 +156,7 @@ class PointTable:
 
     @contextmanager
     def rounds(self) -> Iterator[None]:
-        """One bar and one estimate for all calls of :meth:`evaluate` inside, which need not come to all points."""
+        """Show one progress bar and one estimate for all calls of :meth:`evaluate` inside, which may skip points."""
         done = int(self.done.sum())
         self._left = -(-(len(self.rows) - done) // distributed.world_size())
         with progress(len(self.rows), f"{self.what}, at most", "points", done=done) as self._bar:
@@ -169,7 +169,7 @@ class PointTable:
         return progress(total, self.what, "points", done=done) if self._bar is None else nullcontext(self._bar)
 
     def _announce(self, points: int, seconds: float) -> None:
-        """Announce the expected time of all points from that of a few, if it is long."""
+        """Announce the expected time for ``points`` points if it is long, given the seconds of a single one."""
         number, share, usually = points, 1.0, ""
         if self._bar is not None:
             number, share, usually = self._left, USUAL, ", usually a third"
@@ -182,7 +182,7 @@ class PointTable:
             )
 
     def _load(self) -> None:
-        """Read the points that any process of an earlier call has left; the first process reads for all."""
+        """Read the points that processes of an earlier call have saved; the first process reads for all."""
         if self._work.folder is None:
             return
         if distributed.rank() == 0:
@@ -191,7 +191,7 @@ class PointTable:
         self._share(self.done)
 
     def _share(self, mine: np.ndarray) -> None:
-        """Give every process the rows of all; each point is in ``mine``, (number,), of one of them at most."""
+        """Share rows among all processes; a point is in the mask ``mine`` (number,) of at most one of them."""
         if distributed.world_size() == 1:
             return
         known = distributed.total(torch.from_numpy(np.where(mine[:, None], self.rows, 0.0))).numpy()

@@ -1,4 +1,4 @@
-"""The call of a probe: a model gives a result, a mapping of models a comparison, with shared settings."""
+"""Calls of probes: a model gives a result, a mapping of models a comparison with shared settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Data = tuple[Any, Any] | list[Any] | Mapping[str, Any] | Dataset[Any] | DataLoad
 
 
 class Given(TypedDict, total=False):
-    """Arguments of every probe beside its own: how a model or a checkpoint becomes an objective.
+    """Arguments common to all probes: how a model or a checkpoint becomes an objective.
 
     Attributes:
         data: data for a model, as :class:`~sharpness.Objective` takes it, or for a checkpoint that does not record its
@@ -49,7 +49,7 @@ class Given(TypedDict, total=False):
 
 
 class Resumed(Given, total=False):
-    """Arguments of probes that keep unfinished work.
+    """Arguments of probes that save unfinished work.
 
     Attributes:
         resume: folder for unfinished work. The same call resumes from it and gives bitwise identical results.
@@ -59,7 +59,7 @@ class Resumed(Given, total=False):
 
 
 class Probe(Protocol[P, R]):
-    """A probe as users call it: one model gives a result, a mapping gives one for each label."""
+    """A probe as users call it: a model gives a result, a mapping gives one result per label."""
 
     @overload
     def __call__(self, objective: Mapping[str, Any], *args: P.args, **kwargs: P.kwargs) -> Comparison[R]: ...
@@ -74,7 +74,7 @@ class Probe(Protocol[P, R]):
 
 
 class ProbeByLayer(Protocol[P, R, Q, L]):
-    """A probe whose results per layer are of another kind, and take fewer settings."""
+    """A probe whose results per layer have another type and take fewer settings."""
 
     @overload
     def __call__(self, objective: Mapping[str, Any], *args: Q.args, **kwargs: Q.kwargs) -> Comparison[L]: ...
@@ -108,18 +108,18 @@ class TableProbe(Protocol[P]):
 
 
 def table_probe(measure: Callable[Concatenate[Any, P], Any]) -> TableProbe[P]:
-    """The function itself, with the types of :class:`TableProbe`."""
+    """Return the function itself, typed as a :class:`TableProbe`."""
     return cast("TableProbe[P]", measure)
 
 
 def comparable(probe: Callable[Concatenate[Objective, P], R]) -> Probe[P, R]:
-    """Let a probe of an objective take models and checkpoints as well, and a mapping of any of them by label.
+    """Let a probe of an objective also take models and checkpoints, and mappings of any of these by label.
 
-    A mapping returns a :class:`Comparison`: every model is probed with the same arguments and seed, hence in the same
-    random directions. A list under a label is several trainings of one model, whose results are :class:`Runs`.
+    A mapping returns a :class:`Comparison`: every model is probed with the same arguments and seed, and thus in the
+    same random directions. A list under a label means several trainings of one model, whose results are :class:`Runs`.
 
-    The probe declares ``**given: Unpack[Given]``, or a group of keywords that extends it; the objective is made of them
-    here.
+    The probe must declare ``**given: Unpack[Given]``, or a group of keywords that extends it. This decorator builds the
+    objective from these keywords.
     """
     return cast("Probe[P, R]", _comparable(probe))
 
@@ -127,7 +127,7 @@ def comparable(probe: Callable[Concatenate[Objective, P], R]) -> Probe[P, R]:
 def comparable_by_layer(
     by_layer: Callable[Concatenate[Objective, Q], L],
 ) -> Callable[[Callable[Concatenate[Objective, P], R]], ProbeByLayer[P, R, Q, L]]:
-    """:func:`comparable`, with another function in the place of the probe where ``per_layer=True``."""
+    """Like :func:`comparable`, with another function in place of the probe if ``per_layer=True``."""
 
     def decorate(probe: Callable[Concatenate[Objective, P], R]) -> ProbeByLayer[P, R, Q, L]:
         return cast("ProbeByLayer[P, R, Q, L]", _comparable(probe, by_layer))
@@ -149,10 +149,10 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
             given = signature.bind(*args, **settings).arguments
         except TypeError as error:
             raise TypeError(f"{probe.__name__}(): {error}") from None
-        # Data are read once for all models, because the first would use up an iterator.
+        # Data are read once for all models, because the first one would use up an iterator.
         subject, data = given.pop("objective"), read_once(given.pop("data", None))
         options = dict(given.pop("options", None) or {})
-        # As the third argument, where Objective has its loss, it would become a setting.
+        # The third argument is the loss in Objective, but a setting here.
         if (loss := next((v for v in given.values() if isinstance(v, _Loss)), None)) is not None:
             raise UserError(f"{type(loss).__name__} stands where {probe.__name__} has no loss: give it as loss=")
         given = {
@@ -179,10 +179,10 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
 
 
 def plain_number(name: str, value: Any, annotation: Any) -> Any:
-    """A setting that is annotated as a number as Python's own: NumPy's and a tensor's are no seeds to torch.
+    """Convert a setting that is annotated as a number to a Python number, because torch takes no NumPy seeds.
 
     Raises:
-        UserError: another value.
+        UserError: the value is not a number of this kind, or a seed is out of range.
     """
     kind = {"int": Integral, "float": Real}.get(str(annotation).removesuffix(" | None"))
     if kind is None or (value is None and str(annotation).endswith("None")):
@@ -198,12 +198,12 @@ def plain_number(name: str, value: Any, annotation: Any) -> Any:
 
 
 def _can_only_be_data(value: Any) -> bool:
-    """True for data by kind, or by the name of a data set."""
+    """True for objects that can only be data, and for names of data sets."""
     return is_data(value) or (isinstance(value, str) and value in DATASETS)
 
 
 def _signature(probe: Callable[..., Any]) -> inspect.Signature:
-    """That of the probe as users call it."""
+    """The signature of the probe as users call it."""
     own = inspect.signature(probe)
     first, *others = own.parameters.values()
     others = [p.replace(annotation="bool") if p.name == "per_layer" else p for p in others]
@@ -215,10 +215,10 @@ def _signature(probe: Callable[..., Any]) -> inspect.Signature:
 
 
 def _settings_of(by_layer: Callable[..., Any], probe: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that the function for layers has.
+    """Select the settings that the function for layers takes.
 
     Raises:
-        UserError: others were given, too.
+        UserError: other settings were given as well.
     """
     known, usual = inspect.signature(by_layer).parameters, inspect.signature(probe).parameters
     others = [f"{n}={value!r}" for n, value in given.items() if n not in known and value != usual[n].default]

@@ -1,4 +1,4 @@
-"""Sanity checks of a model: accuracy, signs of permuted labels, of wrong normalisation, of training images not seen."""
+"""Sanity checks of a model: accuracy, and signs of permuted labels, wrong normalisation or other training images."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sharpness.engine.class_sums import ratio
 from sharpness.objective import Objective
 from sharpness.probes.shared.as_objective import checkpoint_objective
 
-#: By how much accuracies must differ to be worth a remark.
+#: Smallest difference of accuracies that is worth a remark.
 MARGIN = 0.1
-#: Median samples of a class below which the order of the classes is not judged.
+#: Smallest median number of samples per class for judging the order of the classes.
 ENOUGH = 8
-#: Draws of random predictions, for the accuracy that the best order of the classes reaches by chance.
+#: Number of random predictions, for the accuracy that the best order of the classes reaches by chance.
 DRAWS = 5
-#: Largest number of images of each class.
+#: Maximum number of images per class.
 LIMIT = 200
-#: Accuracy on many-shot training images of a network that was trained to the end.
+#: Accuracy on many-shot training images from which a network counts as fully trained.
 FITTED = 0.97
 
 
@@ -31,8 +31,8 @@ class Answers:
     """The predictions of a model on some samples.
 
     Attributes:
-        confusion: (C, C) samples of each class (rows) by prediction (columns).
-        weights: (C,) weight of each label in ``accuracy``; its number of samples if None.
+        confusion: (C, C) number of samples by class (rows) and prediction (columns).
+        weights: (C,) weight of each class in ``accuracy``; None for its number of samples.
     """
 
     confusion: np.ndarray
@@ -40,7 +40,7 @@ class Answers:
 
     @property
     def samples(self) -> np.ndarray:
-        """Samples (C,) of every class."""
+        """Number of samples (C,) of every class."""
         return self.confusion.sum(axis=1)
 
     @property
@@ -50,7 +50,7 @@ class Answers:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy over all samples; where classes were limited, every sample has the weight of those it represents."""
+        """Accuracy over all samples; if classes were limited, samples are weighted by the number they represent."""
         weights = self.samples if self.weights is None else self.weights
         return float(np.nansum(weights * self.class_accuracies) / weights.sum())
 
@@ -61,9 +61,9 @@ class Answers:
 
     @property
     def reordered(self) -> float:
-        """``class_mean`` under the order of the model's outputs that fits the classes best.
+        """``class_mean`` with the model's outputs in the order that fits the classes best.
 
-        Far above ``class_mean``, it says that the data number the classes differently than the model does. A model
+        A value far above ``class_mean`` indicates that the data and the model number the classes differently. A model
         with a constant prediction gets 1 / C in any order.
 
         >>> swapped = Answers(np.array([[0, 9], [8, 2]]))
@@ -81,10 +81,10 @@ class Answers:
         return max(_best_order(table) for table in dealt.rvs(DRAWS))
 
     def remark(self, recorded: float | None = None) -> str:
-        """A remark on a suspicious accuracy in one line, or an empty string.
+        """A one-line remark on a suspicious accuracy, or an empty string.
 
         Args:
-            recorded: the accuracy in the file.
+            recorded: accuracy recorded in the file.
         """
         reordered, classes = self.reordered, len(self.confusion)
         enough = np.median(self.samples[self.samples > 0]) >= ENOUGH
@@ -102,7 +102,7 @@ class Answers:
 
 
 def _best_order(confusion: np.ndarray) -> float:
-    """Mean accuracy of the classes that have samples, under the best one-to-one assignment of outputs to classes."""
+    """Mean accuracy of the classes with samples, under the best one-to-one assignment of outputs to classes."""
     samples = confusion.sum(axis=1, keepdims=True)
     shares = confusion[samples[:, 0] > 0] / samples[samples[:, 0] > 0]
     return float(shares[scipy.optimize.linear_sum_assignment(shares, maximize=True)].mean())
@@ -115,17 +115,19 @@ def answers(objective: Objective) -> Answers:
 
 
 def unseen_remark(right: np.ndarray, samples: np.ndarray) -> str:
-    """A remark on training images of few-shot classes that look unseen, in one line, or an empty string.
+    """A one-line remark if training images of few-shot classes look unseen, or an empty string.
 
-    A network that has memorised its frequent training images has memorised the rare ones even more: its accuracy on
-    them is far above that on test images of their classes. Where it is not, the network saw others. No remark is made
-    on a network that does not classify 97 % of the frequent ones correctly, and these better than test images by three
-    standard errors; nor where the accuracy on the rare ones is above that on test images by two, or may be, within
-    three, more than halfway from that to the accuracy on the frequent ones.
+    A network that has memorised the training images of frequent classes has memorised those of rare classes as well:
+    its accuracy on them is far above that on test images of these classes. Otherwise, it was trained on other images.
+    There is no remark if the network classifies less than 97 % of the frequent training images correctly, or not
+    better than test images by three standard errors. There is none either if its accuracy on the rare training images
+    is above that on test images by more than two standard errors, or if, within three standard errors, it may be at
+    least halfway from there to the accuracy on the frequent training images.
 
     Args:
-        right: (2, 2) correct predictions, on training and on test images (rows), of many- and of few-shot classes.
-        samples: (2, 2) images.
+        right: (2, 2) number of correct predictions on training and test images (rows) of many- and few-shot classes
+            (columns).
+        samples: (2, 2) number of images.
 
     >>> unseen_remark(np.array([[990, 40], [930, 380]]), np.array([[1000, 100], [1000, 1000]]))[:54]
     'of few-shot classes 40.0 % of the training images are '
@@ -135,7 +137,7 @@ def unseen_remark(right: np.ndarray, samples: np.ndarray) -> str:
     if samples.min() < 1:
         return ""
     shares = right / samples
-    # With two more answers of each kind, which keeps the error of a share of 0 or 1 above 0.
+    # Two more answers of each kind keep the errors of shares of 0 and 1 above 0.
     centre = (right + 2) / (samples + 4)
     variances = centre * (1 - centre) / (samples + 4)
     errors = np.sqrt(variances.sum(axis=0))
@@ -152,10 +154,12 @@ def unseen_remark(right: np.ndarray, samples: np.ndarray) -> str:
 
 
 def unseen(checkpoint: Checkpoint, **options: Any) -> str:
-    """That remark on a foreign checkpoint, on the training images that are rebuilt for it; nothing of other data.
+    """The remark of :func:`unseen_remark` on the training images rebuilt for a foreign checkpoint.
+
+    It is empty for other checkpoints and other data.
 
     Args:
-        options: of :func:`~sharpness.checkpoint_objective`.
+        options: options of :func:`~sharpness.checkpoint_objective`.
     """
     named = isinstance(options.get("data"), str) and options.get("split", "train") == "train"
     if not checkpoint.is_foreign or not named:

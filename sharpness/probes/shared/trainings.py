@@ -13,15 +13,15 @@ from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.errors import UserError, shown
 from sharpness.results import Comparison, Runs
 
-#: Settings of a run that say nothing of how it was trained.
+#: Settings of a run that are not part of the method.
 CIRCUMSTANCES = ("seed", "sharpness", "torch", "device")
-#: Settings in which trainings of one model agree.
+#: Settings that trainings of one model must share.
 METHOD = ("method", "options", "flattening", "augmentation")
 logger = logging.getLogger("sharpness")
 
 
 class Training(NamedTuple):
-    """One of the models that a mapping holds: ``run`` names it where its label has several."""
+    """One model of a mapping; ``run`` is its name if its label has several trainings."""
 
     label: str
     run: str | None
@@ -34,13 +34,13 @@ def named(model: Training) -> str:
 
 
 def trainings(subjects: Mapping[Any, Any]) -> list[Training]:
-    """Every model of a mapping ``{label: model}``, ``{label: [trainings of it]}`` or ``{label: {name: training}}``.
+    """List the models of a mapping ``{label: model}``, ``{label: [trainings]}`` or ``{label: {name: training}}``.
 
-    Trainings of a list are named after their seeds, as their checkpoints record them, else numbered. A folder of
-    several checkpoints stands for a list of them.
+    Trainings in a list are named after the seeds recorded in their checkpoints, or numbered. A folder of several
+    checkpoints is equivalent to a list of them.
 
     Raises:
-        UserError: an empty mapping or list, a label twice, or trainings of different methods under one label.
+        UserError: an empty mapping or list, a repeated label, or trainings of different methods under one label.
     """
     labels = [str(label) for label in subjects]
     if not labels:
@@ -68,7 +68,7 @@ def _of_label(label: str, subject: Any) -> Iterator[Training]:
 
 
 def run_names(subjects: Sequence[Any]) -> list[str]:
-    """``"seed 0"`` and so on where all are checkpoints that record seeds, each another; else ``"run 1"`` and so on."""
+    """``"seed 0"`` and so on if all are checkpoints with different recorded seeds, else ``"run 1"`` and so on."""
     seeds = [seed_of(one) for one in subjects]
     if None in seeds or len(set(seeds)) < len(seeds):
         return [f"run {i + 1}" for i in range(len(seeds))]
@@ -76,19 +76,19 @@ def run_names(subjects: Sequence[Any]) -> list[str]:
 
 
 def seed_of(subject: Any) -> int | None:
-    """The seed that a checkpoint was trained with, if it records one."""
+    """The seed recorded in a checkpoint; None without one."""
     return subject.manifest.seed if isinstance(subject, Checkpoint) else None
 
 
 def settings_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """Everything that a run records but its seed and the machine: trainings that agree in it are of one model.
+    """The settings recorded for a run, without its seed and machine; trainings of one model agree in them.
 
-    None where a file does not record how it was trained.
+    None if the file does not record how it was trained.
     """
     manifest = checkpoint.manifest
     if manifest.seed is None or manifest.method is None:
         return None
-    # Only another augmentation than the data set's usual one is among a run's settings.
+    # A run records its augmentation only if it is not the usual one of the data set.
     training = {"augmentation": "usual"} | {k: v for k, v in manifest.training.items() if k not in CIRCUMSTANCES}
     plain = manifest.to_dict()
     kept = {k: plain.get(k) for k in (*METHOD, "longtail", "data_sha256", "normalization", "model", "epoch")}
@@ -96,10 +96,11 @@ def settings_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 
 def trainings_by_path(read: Mapping[str, Checkpoint]) -> dict[str, list[str]]:
-    """Paths of trainings of one model, in the order of their seeds, by what their paths begin with.
+    """Group paths by model: lists in the order of their seeds, keyed by the common beginning of their paths.
 
-    A path that has no such fellow stands alone, under its own name; so do all of a group where one seed is there twice,
-    because a copy is no other training. Groups keep the order of their first members.
+    A path without another training of the same model is a group of its own, under its own name. So are all paths of a
+    group in which a seed occurs twice, because a copy is not another training. Groups are in the order of their first
+    members.
     """
     alike: dict[str, list[str]] = {}
     for path, checkpoint in read.items():
@@ -118,7 +119,7 @@ def trainings_by_path(read: Mapping[str, Checkpoint]) -> dict[str, list[str]]:
 
 
 def _require_one_model(label: str, subjects: Sequence[Any]) -> None:
-    """Refuse another method, say of other settings, and of weights that are there twice: no spread over seeds."""
+    """Refuse trainings of different methods; warn of other differences and of identical weights."""
     read = [one for one in subjects if isinstance(one, Checkpoint)]
     hashes = [one.sha256 for one in read]
     if len(set(hashes)) < len(hashes):
@@ -138,7 +139,7 @@ def _require_one_model(label: str, subjects: Sequence[Any]) -> None:
 
 
 def compared(subjects: Sequence[Training], probe: Callable[[Training], Any]) -> Comparison[Any]:
-    """``probe(training)`` of all of them, in order, as one comparison."""
+    """Run ``probe(training)`` for all trainings, in order, and combine the results into a comparison."""
     found: dict[str, list[Any]] = {}
     several = {one.label for one in subjects if one.run is not None}
     for one in subjects:

@@ -1,4 +1,4 @@
-"""Unfinished work in files: what is done stays done, keyed by everything that it depends on."""
+"""Unfinished work in files, keyed by everything that it depends on."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from sharpness.results import Result, load_result
 from sharpness.untrusted.plain_json import parse_json
 from sharpness.untrusted.refused import Refused
 
-#: Seconds between two writes of unfinished work,
+#: Seconds between two writes of unfinished work.
 INTERVAL = 5.0
-#: or more where a write takes longer than this: vectors may be gigabytes, and writing them shall take a twentieth.
+#: Seconds of a write above which the interval grows in proportion, so that writing takes at most a twentieth of the
+#: time: vectors may be gigabytes.
 QUICK = 0.25
 logger = logging.getLogger("sharpness")
 
@@ -30,7 +31,7 @@ Arrays = dict[str, Any]
 
 
 def key_of(settings: Mapping[str, Any]) -> str:
-    """Digest plain values: 16 hexadecimal digits.
+    """Digest plain values to 16 hexadecimal digits.
 
     >>> key_of({"seed": 0, "k": 1}) == key_of({"k": 1, "seed": 0}) != key_of({"k": 1, "seed": 1})
     True
@@ -39,13 +40,13 @@ def key_of(settings: Mapping[str, Any]) -> str:
 
 
 class WorkFolder:
-    """Folder of unfinished work, with one folder for each key, until whoever asked for it has the result.
+    """A folder of unfinished work, with one subfolder per key, which is kept until the caller has the result.
 
-    Every folder that is made here holds a marker file with its key. Folders without one belong to somebody else, and
-    are left alone.
+    Every folder made by this class contains a marker file with its key. Folders without a marker belong to somebody
+    else and are never touched.
 
     Attributes:
-        used: the folders of this work; others are work of other settings.
+        used: subfolders of this work; other subfolders belong to other settings.
     """
 
     MARK = ".sharpness-work.json"
@@ -55,10 +56,10 @@ class WorkFolder:
         self.used: list[Path] = []
 
     def of(self, key: str) -> Path:
-        """The folder of a key, made if it is not there.
+        """Return the subfolder of a key, and create it if necessary.
 
         Raises:
-            UserError: it cannot be made, or is not a folder of ours.
+            UserError: the folder cannot be created or read.
         """
         folder = self.path / key
         try:
@@ -67,7 +68,7 @@ class WorkFolder:
                     made.mkdir(parents=True, exist_ok=True)
                     self._mark(made, named)
                 elif self._is_half_marked(made) or (made == folder and not any(made.iterdir())):
-                    self._mark(made, named)  # a process was killed before it did
+                    self._mark(made, named)  # a process was killed before it could do so
         except OSError as error:
             raise UserError(f"resume={self.path}: {error.strerror}: give a folder to write to") from None
         if folder not in self.used:
@@ -75,7 +76,7 @@ class WorkFolder:
         return folder
 
     def clear(self) -> None:
-        """Remove what was used, and the whole if it was made here and nothing else is in it."""
+        """Remove the used subfolders, and the whole folder if it was made here and contains nothing else."""
         for folder in self.used:
             if self._is_marked(folder, folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -84,7 +85,7 @@ class WorkFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Remove the whole if nothing was kept in it yet, as a command leaves it that is refused before it works."""
+        """Remove the whole folder if nothing was saved in it, because a command was refused before it did any work."""
         kept = [entry for entry in self.path.rglob("*") if not entry.is_dir() and entry.name != self.MARK]
         if not kept and self._is_marked(self.path, ""):
             shutil.rmtree(self.path, ignore_errors=True)
@@ -93,7 +94,7 @@ class WorkFolder:
         write_atomically(folder / self.MARK, lambda partial: partial.write_text(json.dumps({"key": key})))
 
     def _is_half_marked(self, folder: Path) -> bool:
-        """True if nothing is in it but marks that killed processes were writing: the folder was made here."""
+        """True if the folder only contains partly written markers of killed processes: it was made here."""
         names = [entry.name for entry in folder.iterdir()]
         return bool(names) and all(is_partial(name, self.MARK) for name in names)
 
@@ -104,18 +105,18 @@ class WorkFolder:
             return False
 
 
-#: A folder of unfinished work as callers may give it.
+#: A folder of unfinished work, in any form that callers may give.
 Resume = str | Path | WorkFolder | None
 
 
 class Work:
-    """Arrays by name in the folder of a key; with ``folder=None`` nothing is stored.
+    """Arrays by name in the subfolder of a key; with ``folder=None`` nothing is stored.
 
-    Every process reads; the first one writes, but for :meth:`save_part`.
+    Every process reads. Only the first process writes, except in :meth:`save_part`.
 
     Args:
-        folder: where the folder of this work is, or shall be.
-        settings: plain values that the arrays depend on; work with others never reads what this one wrote.
+        folder: folder that contains the subfolder of this work, or will contain it.
+        settings: plain values that the arrays depend on; they determine the key.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -143,18 +144,18 @@ class Work:
         return self.folder is not None and time.monotonic() - written >= wait
 
     def load(self, name: str) -> Arrays | None:
-        """Read what was saved; None where nothing was, or the file is damaged, with a line about it."""
+        """Read saved arrays; None if there are none, or if the file is damaged, with a warning."""
         if self.folder is None or not (path := self.folder / f"{name}.npz").is_file():
             return None
         try:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return dict(file)
-        except Exception as error:  # a zip file has a checksum of everything in it
+        except Exception as error:  # damage is noticed, because zip files have checksums
             logger.warning("%s is damaged (%s): what was in it is computed again", path, type(error).__name__)
             return None
 
     def save(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """Write arrays in one step."""
+        """Write arrays atomically, in the first process."""
         if self.folder is not None and distributed.rank() == 0:
             self._write(name, arrays)
 
@@ -164,7 +165,7 @@ class Work:
             self._write(f"{name}-{distributed.rank()}", arrays)
 
     def parts(self, name: str) -> Iterator[Arrays]:
-        """The parts that ``save_part`` wrote in an earlier call, of any number of processes."""
+        """Read the parts that :meth:`save_part` wrote in earlier calls, with any number of processes."""
         for path in [] if self.folder is None else sorted(self.folder.glob(f"{name}-*.npz")):
             if (found := self.load(path.stem)) is not None:
                 yield found
@@ -182,20 +183,20 @@ class Work:
         return found
 
     def row(self, row: int) -> Arrays | None:
-        """The arrays of a row that is done; None of another."""
+        """Read the arrays of a finished row; None if it is not finished."""
         return self.load(f"row-{row:04d}")
 
     def save_row(self, row: int, arrays: Arrays) -> None:
-        """Write the arrays of a row that is done."""
+        """Write the arrays of a finished row, and remove those of the unfinished one."""
         self.save(f"row-{row:04d}", arrays)
         self._drop(f"unfinished-{row:04d}")
 
     def unfinished(self, row: int) -> Arrays | None:
-        """The arrays of an interrupted row; None without one."""
+        """Read the arrays of an interrupted row; None if there are none."""
         return self.load(f"unfinished-{row:04d}")
 
     def save_unfinished(self, row: int, arrays: Callable[[], Mapping[str, Any]]) -> None:
-        """Write the arrays of an unfinished row, if it is due; rows under way at the same time do not wait in turn."""
+        """Write the arrays of an unfinished row if it is time to; each concurrent row has its own timer."""
         name = f"unfinished-{row:04d}"
         if self._due(self._written.get(name, self._begun)):
             self.save(name, arrays())
@@ -213,12 +214,12 @@ class Work:
 
 
 def kept_result(path: Path | None, fits: Callable[[Any], bool], compute: Callable[[], Result]) -> Any:
-    """Read a result that was saved in a file, or compute and save it.
+    """Read a result from a file, or compute and save it.
 
     Args:
-        path: of the file; None keeps nothing.
-        fits: whether a result is the wanted one; a file that holds another one is overwritten.
-        compute: gives the result.
+        path: path of the file; None saves nothing.
+        fits: function that tells whether a result is the wanted one; a file with another result is overwritten.
+        compute: function that computes the result.
     """
     if path is not None and path.is_file():
         try:
