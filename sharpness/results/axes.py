@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: Of Gaussian directions, by their normalisation.
+#: Units of Gaussian directions, by normalisation.
 GAUSSIAN = {"filter": "filter norms", "layer": "layer norms", None: "standard deviations"}
-#: Of vectors of unit length.
+#: Names of directions of unit length.
 UNIT = {"hessian": "Eigenvector", "gradient": "Gradient", "trajectory": "Component"}
 LENGTH = "length of the step"
 
@@ -21,7 +21,7 @@ def radius_unit(normalization: str | None, distribution: str) -> str:
 
 
 def line_label(directions: str, normalization: str | None) -> str:
-    """The axis of a line.
+    """The label of the axis of a line.
 
     >>> line_label("gaussian", "filter")
     'Distance along the direction (in filter norms)'
@@ -36,9 +36,9 @@ def line_label(directions: str, normalization: str | None) -> str:
 
 
 def plane_label(directions: str, normalization: str | None, axis: int, explained: Sequence[float] | None = None) -> str:
-    """The first (0) or second (1) axis of a plane, whose directions may be two names with a plus between.
+    """The label of the first (0) or second (1) axis of a plane; ``directions`` may be two names joined by a plus.
 
-    ``explained`` (2,) are the shares of a trajectory along its components.
+    ``explained`` (2,) are the fractions of a trajectory along its components.
 
     >>> plane_label("gradient+gaussian", "layer", 0), plane_label("gradient+gaussian", "layer", 1)
     ('Gradient (length of the step)', 'Direction 2 (in layer norms)')
@@ -55,6 +55,6 @@ def plane_label(directions: str, normalization: str | None, axis: int, explained
 
 
 def plane_unit(directions: str, normalization: str | None, axis: int) -> str:
-    """The unit of that axis alone, for a file."""
+    """The unit of an axis of a plane, for a file."""
     label = plane_label(directions, normalization, axis)
     return label.partition("(")[2].rstrip(")").removeprefix("in ") or "1"

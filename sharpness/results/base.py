@@ -42,11 +42,11 @@ class Result(Split, Tabular):
 
     #: For every array, the names of its dimensions, from its annotation. Everything else is a plain value.
     DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {}
-    #: New names of fields by their old ones, which files of the version before have.
+    #: New names of fields, by their old names in files of the previous version.
     RENAMED: ClassVar[dict[str, str]] = {}
-    #: The first dimension, where a result of this kind may be of everything together and arrays lack it.
+    #: The first dimension, if arrays lack it in results for all samples together.
     OPTIONAL_DIMENSION: ClassVar[str | None] = None
-    #: What names or numbers the places along a dimension, by the name of the dimension.
+    #: The attribute that names or numbers the entries along each dimension.
     COORDINATES: ClassVar[dict[str, str]] = {
         "class": "class_names", "group": "groups", "measure": "names", "layer": "layers", "mark": "mark_names",
         "radius": "radii", "factor": "factors", "rank": "ranks", "column": "columns",
@@ -55,9 +55,9 @@ class Result(Split, Tabular):
     COMPARED: ClassVar[tuple[str, ...]] = ()
     SETTINGS: ClassVar[tuple[str, ...]] = ("kind", "match_samples")
     REGISTRY: ClassVar[dict[str, type[Result]]] = {}
-    #: Columns of the table that tell numbers of one measure and class apart.
+    #: Columns of the table that distinguish numbers of the same measure and class.
     AXES: ClassVar[tuple[str, ...]] = ()
-    #: Rows of a table that a notebook shows.
+    #: Maximum number of rows of a table in a notebook.
     ROWS: ClassVar[int] = 20
 
     class_names: tuple[str, ...]
@@ -70,7 +70,7 @@ class Result(Split, Tabular):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # A result of the user's own may have them in a table, as all had before they stood in annotations.
+        # A user's own result may list dimensions in a table, as all results did before annotations held them.
         inherited: dict[str, tuple[str, ...]] = super(cls, cls).DIMENSIONS  # type: ignore[misc]
         cls.DIMENSIONS = inherited | (cls.__dict__.get("DIMENSIONS") or _dimensions(cls))
         Result.REGISTRY[cls.__name__] = cls
@@ -82,11 +82,11 @@ class Result(Split, Tabular):
 
     @classmethod
     def renamed(cls, plain: Mapping[str, Any]) -> Mapping[str, str]:
-        """New names of arrays by their old ones, in a file with these plain values."""
+        """New names of arrays, by their old names in a file with these plain values."""
         return cls.RENAMED
 
     def keys(self) -> tuple[str, ...]:
-        """Names of the measures that ``result[name]`` gives."""
+        """Names of the measures, as accepted by ``result[name]``."""
         raise NotImplementedError
 
     def __getitem__(self, name: str) -> Estimates:
@@ -102,15 +102,17 @@ class Result(Split, Tabular):
         return iter(self.keys())
 
     def _estimate(self, name: str, subset: Subset) -> Estimate:
-        """One measure of all samples, of a class or of a group."""
+        """Return one measure for all samples, a class or a group."""
         raise NotImplementedError
 
     def _of_row(self, rows: np.ndarray, subset: Subset, per_class: bool, independent: bool = True) -> Estimate:
-        """One of the rows (4, C) of a result per class, the mean of those of a group, or the only one of a result of
-        all samples together (4, 1).
+        """Return the estimate for a subset from ``rows``: value, standard error and both ends, (4, C) or (4, 1).
+
+        Per class, the subset is a class or a group, whose classes are averaged. Otherwise the only column is for all
+        samples together.
 
         Raises:
-            UserError: all samples of a result per class, or a class of one that has none.
+            UserError: all samples of a result per class, or a class of a result for all samples together.
         """
         if per_class is (subset is None):
             told = "every class: name one, or ask" if per_class else "all samples together: ask"
@@ -174,7 +176,7 @@ class Result(Split, Tabular):
 
     @property
     def symbols(self) -> dict[str, str]:
-        """Mathtext for column heads, for measures that have a symbol."""
+        """Mathtext for the column heads of measures that have a symbol."""
         return {}
 
     @property
@@ -183,7 +185,7 @@ class Result(Split, Tabular):
         return [*self.notes_on(self.to_frame()), *told_circumstances(self.provenance)]
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
-        """The notes for a table of the same form as this result's, such as the means over several trainings."""
+        """The notes for a table with the columns of this result's, such as the means over several trainings."""
         return []
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
@@ -206,7 +208,7 @@ class Result(Split, Tabular):
         if self.sample_ids is not None:
             by = str(self.provenance.get("images", VALUES))
             identity = SampleIdentity.of_words(by, self.sample_ids, self.sample_weights)
-        grouped = self.provenance.get("rows") == "groups"  # whose names stand in the place of those of classes
+        grouped = self.provenance.get("rows") == "groups"  # then class_names are names of groups
         return Probed(identity, self.provenance.get("data_sha256"), () if grouped else self.class_names)
 
     @property
@@ -246,17 +248,17 @@ class Result(Split, Tabular):
         return data.assign_coords({name: where for name in map(str, data.dims) if (where := self._along(name, data))})
 
     def _along(self, dimension: str, data: xr.Dataset) -> list[Any]:
-        """The names or numbers of the places along a dimension; empty where there are none."""
+        """The names or numbers of the entries along a dimension; empty if there are none."""
         if dimension in ("draw", "run"):
             return list(range(data.sizes[dimension]))
         names = list(getattr(self, self.COORDINATES.get(dimension, ""), ()))
         return names if len(names) == data.sizes[dimension] and any(map(str, names)) else []
 
     def validate(self) -> None:
-        """Check plain values as a file gives them.
+        """Check plain values that were read from a file.
 
         Raises:
-            Refused: they make no sense, or do not fit the arrays.
+            Refused: invalid values, or values that do not match the arrays.
         """
         k, checks = self.provenance.get("num_parameters"), self.provenance.get("checks", [])
         if k is not None and type(k) is not int:
@@ -278,7 +280,7 @@ class Result(Split, Tabular):
 
 
 def _dimensions(kind: type[Result]) -> dict[str, tuple[str, ...]]:
-    """The dimensions in the annotations of all arrays, with those of a landscape's grid in place of ``...``."""
+    """The dimensions of all arrays, from their annotations; ``...`` stands for the axes of a landscape's grid."""
     hints = get_type_hints(kind, include_extras=True)
     parts = {name: get_args(hint)[1:] for name, hint in hints.items() if get_origin(hint) is Annotated}
     grid = kind.AXES[::-1]

@@ -29,14 +29,15 @@ class Comparison(Tabular, dict[str, R]):
     """Results of several models by label, each a result or :class:`Runs`, with joint tables and plots."""
 
     def to_frame(self, long: bool = False) -> pd.DataFrame:
-        """The tables of all results, with the label in the first column, ``model``, and in the second, where a model
-        was trained several times, the name of the training, ``run``.
+        """The tables of all results, with the label in the first column, ``model``.
+
+        If a model was trained several times, the second column, ``run``, has the name of the training.
 
         Args:
             long: one row for every number, with ``model`` and ``seed``, see :meth:`Result.to_frame`.
 
         Raises:
-            UserError: they are of other images, or of other classes or groups.
+            UserError: results of different images, classes or groups.
         """
         require_same(self.each(), shared=())
         if long:
@@ -166,7 +167,7 @@ def compare(results: Mapping[str, R | Sequence[R]]) -> Comparison[R | Runs[Any]]
 
 
 def _joined(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Tables below each other; an empty ``run`` where there is a single one."""
+    """Concatenate tables; ``run`` is empty for a single training."""
     frame = pd.concat([f.assign(model=label) for label, f in frames.items()], ignore_index=True)
     first = ["model", "run"] if "run" in frame else ["model"]
     if "run" in frame:
@@ -175,7 +176,7 @@ def _joined(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def names_of(entry: Entry) -> list[str | None]:
-    """The names of the trainings of a model: of a single one what it says itself."""
+    """The names of the trainings of a model; for a single one the name that it records, or None."""
     return list(entry.names) if isinstance(entry, Runs) else [entry.provenance.get("run")]
 
 
@@ -196,7 +197,7 @@ def each(results: Mapping[str, Entry]) -> dict[str, Any]:
 
 
 def one_training(results: Mapping[str, Entry], run: str | None = None) -> dict[str, Any]:
-    """A single result for each label, which names its training where there are several: the first unless told.
+    """Select one training of each model, by default the first; the label names it if there are several.
 
     Raises:
         UserError: no label has a training of that name.
@@ -215,27 +216,27 @@ def one_training(results: Mapping[str, Entry], run: str | None = None) -> dict[s
 
 
 def first_of(results: Mapping[str, Entry]) -> Any:
-    """Any result: what all of them have in common can be read from it."""
+    """The first result, from which common properties are read."""
     return trainings_of(next(iter(results.values())))[0]
 
 
 def means(results: Mapping[str, Entry], of: Callable[[Any], Any]) -> dict[str, np.ndarray]:
-    """``of(result)`` of every model, of several trainings the mean over those that have a value."""
+    """``of(result)`` for every model; for several trainings, the mean over those that have a value."""
     return {label: _mean(np.stack([np.asarray(of(r)) for r in trainings_of(v)])) for label, v in results.items()}
 
 
 def spreads(results: Mapping[str, Entry], of: Callable[[Any], Any]) -> dict[str, np.ndarray]:
-    """``of(result)`` of every training, stacked, of the models that have several."""
+    """``of(result)`` of every training, stacked, for models with several trainings."""
     return {label: entry.over(of) for label, entry in results.items() if isinstance(entry, Runs) and len(entry) > 1}
 
 
 def stacked(results: Mapping[str, Entry], of: Callable[[Any], Any]) -> dict[str, np.ndarray]:
-    """``of(result)`` of every model, of several trainings stacked."""
+    """``of(result)`` for every model; for several trainings, stacked."""
     return {label: np.asarray(of(first_of({label: v}))) for label, v in results.items()} | spreads(results, of)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Over the first axis, of what is a number, NaN where nothing is; a single value stays what it is."""
+    """The mean over the first axis, without NaN; NaN if nothing is left. A single entry is returned unchanged."""
     if len(values) == 1:
         return values[0]
     known = ~np.isnan(values)

@@ -17,11 +17,11 @@ from sharpness.results.collected import Collection, collect
 from sharpness.results.comparison import compare
 from sharpness.results.rounding import with_error
 
-#: Standard errors of a difference beyond which 5 % of differences lie by chance.
+#: Number of standard errors that 5 % of differences exceed by chance.
 BEYOND = 1.96
-#: What numbers of one computation may differ in, relative to the largest of their measure: rounding.
+#: Largest difference that counts as rounding, relative to the largest value of the measure.
 ROUNDING = 1e-6
-#: Entries of a provenance that say nothing about how numbers were made, or are compared as numbers.
+#: Entries of a provenance that are not settings, or that are compared as numbers.
 NOT_SETTINGS = ("label", "run", "class_samples", "saturated", "checks", "settings")
 KEYS = ("kind", "model", "training", "class", "measure")
 VALUES = ("old", "new", "difference", "difference_se", "z", "beyond")
@@ -37,7 +37,7 @@ class Differences:
         values: a row for each number that both have: its keys and axes, ``old``, ``new``, ``difference``, its standard
             error ``difference_se`` (NaN where none is known), ``z``, and ``beyond``: whether the difference is beyond
             1.96 standard errors, or, without any, beyond rounding.
-        alone: trainings and probes that one of them alone has, in words.
+        alone: trainings and probes that only one of the sets has, in words.
     """
 
     settings: pd.DataFrame
@@ -46,7 +46,7 @@ class Differences:
 
     @property
     def beyond(self) -> pd.DataFrame:
-        """The values that differ beyond their errors, the most significant first, and last those without errors."""
+        """The values that differ beyond their errors: the most significant first, those without errors last."""
         found = self.values[self.values.beyond]
         order = np.argsort(-np.nan_to_num(found.z.abs().to_numpy(), nan=-1.0), kind="stable")
         return found.iloc[order].reset_index(drop=True)
@@ -61,7 +61,7 @@ class Differences:
             yield "Settings that differ:\n" + self.settings.to_string(index=False)
         else:
             yield "No setting differs."
-        # Of many values with errors some lie beyond them by chance: their number stands beside what was found.
+        # Some of many values exceed their errors by chance: the expected number is printed with the one found.
         known, found = self.values, self.beyond
         with_errors = int(known.difference_se.notna().sum())
         told = f"{len(found):,} of {len(known):,} values differ beyond their errors"
@@ -124,7 +124,7 @@ def differences(old: str | Path, new: str | Path) -> Differences:
 
 
 def _alike(old: Sequence[tuple[str, ...]], new: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Pairs of trainings of other names: the only ones of a model, or of a kind, on both sides."""
+    """Pair trainings with different names that are the only ones of their model, or of their kind, on both sides."""
     for parts in (2, 1):
         count = [[key[:parts] for key in side] for side in (old, new)]
         found = {
@@ -137,7 +137,7 @@ def _alike(old: Sequence[tuple[str, ...]], new: Sequence[tuple[str, ...]]) -> di
 
 
 def _trainings(collections: Sequence[Collection]) -> dict[tuple[str, ...], Result]:
-    """Results by kind, model, training, and the name of their table where there are several of a kind."""
+    """Results by kind, model, training, and the name of their table if there are several of a kind."""
     kinds, seen = [c.kind for c in collections], Counter[tuple[type, str]]()
     found: dict[tuple[str, ...], Result] = {}
     for c in collections:
@@ -165,13 +165,13 @@ def _settings(a: Result, b: Result) -> Iterator[tuple[str, str, str]]:
 
 
 def _values(a: Result, b: Result) -> pd.DataFrame:
-    """Every number that both have, side by side."""
+    """The numbers that both results have, side by side."""
     axes = list(a.AXES)
     keys = ["class", "group", *axes, "measure"]
     parts = [r.to_frame(long=True).reset_index(drop=True) for r in (a, b)]
     if not axes:
         found = parts[0].merge(parts[1], on=["class", "group", "measure"], suffixes=("_a", "_b"))
-    else:  # rows of one grid are in one order, and its floats are no keys
+    else:  # rows are paired by position, because floats along an axis are not reliable keys
         if len(parts[0]) != len(parts[1]):
             raise UserError(
                 f"{a.label}: {len(parts[0])} and {len(parts[1])} numbers of {', '.join(axes)}: give as many"
@@ -187,7 +187,7 @@ def _values(a: Result, b: Result) -> pd.DataFrame:
     old, new = (found[f"value_{side}"].to_numpy(dtype=float) for side in "ab")
     errors = np.hypot(*(found[f"se_{side}"].to_numpy(dtype=float) for side in "ab"))
     with np.errstate(invalid="ignore", divide="ignore"):
-        difference = np.where(old == new, 0.0, new - old)  # also of infinities
+        difference = np.where(old == new, 0.0, new - old)  # also for equal infinities
         z = difference / errors
     size = pd.Series(np.abs(old)).where(np.isfinite(old)).groupby(found["measure"]).transform("max").to_numpy()
     sure = np.where(np.isfinite(errors) & (errors > 0), np.abs(z) > BEYOND, np.abs(difference) > ROUNDING * size)

@@ -9,16 +9,14 @@ import numpy as np
 
 from sharpness.statistics.estimate import interval, mean_interval_of
 
-#: A mean over more classes than these is taken to be normal, whatever its classes are.
+#: A mean over more classes than this is treated as normally distributed, whatever the distributions of the classes.
 NORMAL = 30
 #: Everything (None), a class (its index or name), or a group.
 Subset = str | int | None
 
 
 class Estimate(NamedTuple):
-    """A value with its standard error and the ends of its 95 % interval, NaN where these are not known: floats, or
-    arrays of one shape.
-    """
+    """A value, its standard error and the ends of its 95 % interval: floats, or arrays of one shape. NaN if unknown."""
 
     value: Any
     standard_error: Any = np.nan
@@ -37,8 +35,8 @@ class Estimate(NamedTuple):
 def mean_of(classes: Sequence[Estimate], independent: bool = True) -> Estimate:
     """The mean of estimates, such as those of a group's classes.
 
-    Errors and the sides of intervals add in squares where the estimates are independent, and plainly, which is a bound,
-    where they share random vectors. A mean of more than 30 independent estimates has the interval of the normal law.
+    Errors and the sides of intervals add in quadrature if the estimates are independent. If they share random vectors,
+    they add linearly, which is an upper bound. A mean of more than 30 independent estimates has a normal interval.
 
     >>> classes = Estimate(1.0, 3.0, -2.0, 4.0), Estimate(3.0, 4.0, -1.0, 7.0)
     >>> mean_of(classes)
@@ -54,7 +52,7 @@ def mean_of(classes: Sequence[Estimate], independent: bool = True) -> Estimate:
     value, error = float(values.mean()), float(np.sqrt((errors**2).sum()) / len(errors))
     if len(values) <= NORMAL:
         return Estimate(value, error, *mean_interval_of(values, np.stack(ends)).tolist())
-    # Not from the ends: those of a few classes of two images reach so far that in squares they outweigh all others.
+    # Not from the ends: the very wide intervals of a few classes of two images would outweigh all others in quadrature.
     one_sign = bool((ends[0] > 0).all() or (ends[1] < 0).all())
     between = interval(value, error, keeps_sign=one_sign).clip(ends[0].min(), ends[1].max())
     return Estimate(value, error, *between.tolist())
@@ -66,9 +64,9 @@ class Estimates:
     Values are floats, or arrays where a measure depends on more than the samples, such as the radius of a perturbation.
 
     Args:
-        name: of the measure.
-        classes: C.
-        estimate: gives the estimate of all samples (None), a class (its index or name) or a group.
+        name: name of the measure.
+        classes: number of classes, C.
+        estimate: returns the estimate for all samples (None), a class (its index or name) or a group.
     """
 
     def __init__(self, name: str, classes: int, estimate: Callable[[Subset], Estimate]) -> None:
@@ -107,12 +105,12 @@ class Estimates:
 
     @property
     def standard_errors(self) -> np.ndarray:
-        """Their standard errors, (C, ...)."""
+        """The standard errors of the classes' values, (C, ...)."""
         return self._of_classes("standard_error")
 
     @property
     def intervals(self) -> np.ndarray:
-        """Lower and upper ends of their 95 % intervals, (2, C, ...)."""
+        """Lower and upper ends of the 95 % intervals of the classes' values, (2, C, ...)."""
         return np.stack([self._of_classes("lower"), self._of_classes("upper")])
 
     def _of_classes(self, part: str) -> np.ndarray:

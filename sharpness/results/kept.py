@@ -30,11 +30,11 @@ class Content(NamedTuple):
 
 
 class KeptTable:
-    """A table that one NetCDF file keeps; :func:`~sharpness.load_result` reads it back.
+    """A table that is saved as one NetCDF file; :func:`~sharpness.load_result` reads it back.
 
     Attributes:
         TEXTS, NUMBERS: names of its columns.
-        ARRAYS: names of its arrays, with their dimensions behind that of the rows.
+        ARRAYS: names of its arrays, with their dimensions after that of the rows.
     """
 
     TEXTS: ClassVar[tuple[str, ...]] = ()
@@ -56,7 +56,7 @@ class KeptTable:
         """The inverse of :meth:`content`.
 
         Raises:
-            Refused: plain values that make no sense.
+            Refused: invalid plain values.
         """
 
     @abstractmethod
@@ -68,7 +68,7 @@ class KeptTable:
         rows, arrays, plain = self.content()
         data = {name: ("row", rows[name].to_numpy(float)) for name in self.NUMBERS}
         data |= {name: (("row", *self.ARRAYS[name]), value) for name, value in arrays.items()}  # type: ignore[misc]
-        # As JSON: a column of texts that are all empty has no length in NetCDF.
+        # As JSON, because a column of empty texts would have length 0 in NetCDF.
         texts = {name: ["" if pd.isna(one) else str(one) for one in rows[name]] for name in self.TEXTS}
         attributes = {KIND: type(self).__name__, "texts": json.dumps(texts), "plain": json.dumps(dict(plain))}
         return write_dataset(xr.Dataset(data, attrs=attributes), path)
@@ -78,7 +78,7 @@ def table_of_file(data: xr.Dataset) -> KeptTable:
     """The table that a file holds.
 
     Raises:
-        Refused: a kind that is unknown, or columns that do not fit it.
+        Refused: an unknown kind, or columns that do not match it.
     """
     kind = KeptTable.KINDS.get(str(data.attrs[KIND])[:80])
     if kind is None:

@@ -15,13 +15,13 @@ from sharpness.untrusted.regular_files import open_regular
 
 LIMIT = 64 * 2**30
 """Largest file that is read, in bytes: eigenvectors are as long as the network."""
-#: How names of tables and pictures end, and of all files that are no NetCDF.
+#: Suffixes of tables, of pictures, and of all files that are not NetCDF.
 TABLES = (".csv", ".json", ".parquet", ".xlsx", ".html")
 PICTURES = (".png", ".pdf", ".svg", ".vtk")
 OTHERS = (*TABLES, *PICTURES, ".tsv", ".txt", ".npz", ".npy", ".feather", ".tex", ".md", ".pkl", ".pt", ".pth")
 _ATTRIBUTE = "sha256"
 _BLANK = b"0" * hashlib.sha256().digest_size * 2
-#: What stands before the checksum in the file: name of the attribute, padded, type of a text, and its length.
+#: The bytes before the checksum in the file: the padded name of the attribute, the type code of text, the length.
 _BEFORE = _ATTRIBUTE.encode() + b"\0\0" + (2).to_bytes(4, "big") + len(_BLANK).to_bytes(4, "big")
 _PIECE = 2**22
 
@@ -29,11 +29,11 @@ _PIECE = 2**22
 def write_dataset(data: xr.Dataset, path: str | Path) -> Path:
     """Write a NetCDF file, whole or not at all, with the SHA-256 of its bytes as an attribute.
 
-    The checksum is that of the file with zeros in its place. NetCDF has none of its own: a bit that a disk or a copy
-    has turned would be another number.
+    The checksum is that of the file with zeros in its place. NetCDF itself has no checksum, so a bit flipped by a disk
+    or a copy would go unnoticed.
 
     Raises:
-        UserError: the name ends as those of other formats do.
+        UserError: the name has the suffix of another format.
     """
     path = Path(path)
     ending = path.suffix.lower()
@@ -59,7 +59,7 @@ def read_dataset(path: Path) -> xr.Dataset:
     """Read what :func:`write_dataset` wrote, or a file of a version without checksums.
 
     Raises:
-        Refused: no NetCDF file, or one whose bytes are not those that were written.
+        Refused: not a NetCDF file, or one that has changed since it was written.
     """
     file, _ = open_regular(path, LIMIT)
     with file:
@@ -82,7 +82,7 @@ def _checksum(file: BinaryIO) -> tuple[int, bytes]:
     file.seek(0)
     digest, at, read, rest = hashlib.sha256(), 0, 0, b""
     while piece := file.read(_PIECE):
-        # A piece is held back by as much as the attribute takes, which may lie across two.
+        # The end of a piece is held back, because the attribute may span two pieces.
         rest += piece
         if not at and (position := rest.find(_BEFORE)) >= 0 and len(rest) >= position + len(_BEFORE) + len(_BLANK):
             at = read + position + len(_BEFORE)

@@ -20,7 +20,7 @@ from sharpness.results.words import marks_in
 from sharpness.statistics.estimate import interval
 from sharpness.untrusted.refused import Refused
 
-#: The least share that a picture takes for 0.
+#: If no share is below this, the colour scale of a picture starts at 0.
 BELOW = -0.05
 #: Columns of the table: the share, the slope, and the changes of accuracy on both sides.
 NUMBERS = ("share", "slope", "accuracy_change_minus", "accuracy_change_plus")
@@ -35,15 +35,15 @@ class OwnersResult(Result):
         residuals: (k,) of the eigenpairs.
         converged: (k,) bool, of the eigenpairs.
         shares: (k, C) :math:`(A_c / A)\, v_j' H_c v_j / \lambda_j` with :math:`A_c` the weight of class c; every row
-            sums to 1. 0 for a class without samples; a class may own a negative share, or more than all.
+            sums to 1. 0 for a class without samples. A share may be negative, or above 1.
         standard_errors: (k, C) of the shares, over images, with v fixed.
         slopes: (k, C) :math:`g_c' v_j`, the slope of the mean loss of class c along v; NaN without samples.
         slope_errors: (k, C) their standard errors over images.
-        accuracy_changes: (k, C, 2) of class c at :math:`-\epsilon_j` and :math:`+\epsilon_j` along v; NaN where
-            targets are no labels.
+        accuracy_changes: (k, C, 2) changes of the accuracy of class c at :math:`-\epsilon_j` and
+            :math:`+\epsilon_j` along v; NaN if targets are not labels.
         accuracy_change_errors: (k, C, 2) their standard errors over images, of differences image by image.
-        epsilons: (k,) distances.
-        which: the end of the spectrum, as of :class:`EigenvalueResult`.
+        epsilons: (k,) distances along the eigenvectors.
+        which: the end of the spectrum, as in :class:`EigenvalueResult`.
     """
 
     AXES: ClassVar = ("direction",)
@@ -68,7 +68,7 @@ class OwnersResult(Result):
 
     @property
     def image_shares(self) -> np.ndarray:
-        """Each class's part of the weight of all samples, (C,)."""
+        """Each class's fraction of the weight of all samples, (C,)."""
         weights = self.class_samples if self.class_weights is None else self.class_weights
         return weights / weights.sum()
 
@@ -86,7 +86,7 @@ class OwnersResult(Result):
         raise UserError(f"of which direction? name one of {', '.join(self.ranks)}, as in of('1', 'few')")
 
     def _estimate(self, name: str, subset: Subset) -> Estimate:
-        """The share of a class, or the sum of those of a group: shares add up, unlike other numbers of classes."""
+        """The share of a class, or the sum over a group: shares add up, unlike other measures."""
         j = self.ranks.index(name)
         classes = range(len(self.class_names)) if subset is None else np.atleast_1d(self.classes_of(subset))
         chosen = [c for c in classes if self.class_samples[c]]
@@ -130,17 +130,17 @@ class OwnersResult(Result):
 
     @picture("plot_layer_class", "plot_layer_class_grid", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:
-        """A heat map of directions and classes, from most to fewest samples, of every model; below it the classes'
-        parts of the images, which the shares are to be read against.
+        """Draw a heat map of directions and classes for every model, with classes from most to fewest samples.
 
-        Of several trainings the cells are means over directions of one rank, which need not be alike.
+        The last row has each class's fraction of the images, for comparison with the shares. For several trainings,
+        cells are means over directions of the same rank, which need not be alike.
 
         Returns:
-            The Axes, or of several models the Figure.
+            The Axes, or the Figure for several models.
         """
         require_same(each(results), cls.COMPARED, shared=())
         first = first_of(results)
-        # By weight: equally many images of every class may stand for a long tail.
+        # By weight: equally many images per class may represent a long tail.
         order = in_order(first.class_names, np.argsort(-first.image_shares, kind="stable"))
         names = [first.class_names[c] for c in order]
         numbers = {len(r.values) for r in each(results).values()}
@@ -149,7 +149,7 @@ class OwnersResult(Result):
         values = means(results, lambda r: np.vstack([r.shares[:, order], r.image_shares[order]]))
         eigenvalues = means(results, lambda r: r.values)
         settings: dict[str, Any] = {"label": "share of eigenvalue (cells: %)", "log": False, "ylabel": "Eigenvector"}
-        # Shares a little below zero must not make the colours run through zero.
+        # Slightly negative shares must not lead to a diverging colour scale.
         shown = np.concatenate([np.ravel(v) for v in values.values()])
         if np.nanmin(shown) > BELOW:
             settings["limits"] = (0.0, float(np.nanmax(shown)))
@@ -165,5 +165,5 @@ class OwnersResult(Result):
 
 
 def _rows(values: np.ndarray) -> list[str]:
-    """Names of the rows of a picture: every direction with its eigenvalue, and last the images."""
+    """Names of the rows of a picture: every direction with its eigenvalue, then the images."""
     return [*(f"{j + 1}: $\\lambda$ = {value:.3g}" for j, value in enumerate(values)), "images"]

@@ -17,7 +17,7 @@ from sharpness.results.runs import Entry, Runs
 from sharpness.statistics.estimate import interval, mean_and_error
 from sharpness.untrusted.refused import Refused
 
-#: Pairs up to which all signs are tried, and random signs beyond.
+#: Largest number of pairs for which all signs are tried, and number of random sign vectors for more pairs.
 EXACT, DRAWS = 14, 9999
 #: Columns of a comparison.
 ORDER = ("measure", "of", "first", "second", "pairs", "scale", "difference", "lower", "upper", "effect", "p", "p_holm")
@@ -25,13 +25,13 @@ ORDER = ("measure", "of", "first", "second", "pairs", "scale", "difference", "lo
 
 @dataclass(frozen=True)
 class Paired(KeptTable):
-    """Differences of models in every measure, of trainings of one seed, with a test that respects the pairing.
+    """Differences between models in every measure, over trainings of the same seeds, with a paired test.
 
     Attributes:
         rows: a row for every measure, subset and pair of models: ``measure``, ``of``, ``first``, ``second``, ``pairs``,
             ``scale``, ``difference`` with the ends of its 95 % interval ``lower`` and ``upper``, ``effect``, ``p`` and
             ``p_holm``.
-        level: of the test.
+        level: significance level.
     """
 
     TEXTS = ("measure", "of", "first", "second", "scale")
@@ -46,7 +46,7 @@ class Paired(KeptTable):
 
     @classmethod
     def of_content(cls, content: Content) -> Paired:
-        """The comparison of such rows."""
+        """The comparison with these rows."""
         level, pairs = content.plain.get("level"), content.rows["pairs"]
         if not isinstance(level, float) or not 0 < level < 1 or not np.isfinite(pairs).all():
             raise Refused("has no level between 0 and 1, or no numbers of pairs: compare again")
@@ -63,7 +63,7 @@ class Paired(KeptTable):
 
     @property
     def note(self) -> str:
-        """All rows in one line: which differ, and that the others do not."""
+        """All rows in one line: those that differ, and a remark on the others."""
         found = self.rows[self.rows.p_holm < self.level]
         told = [f"{r.measure} of {r.of}: {_order(r)}" for r in found.itertuples()]
         least = int(self.rows.pairs.min())
@@ -72,13 +72,13 @@ class Paired(KeptTable):
         return f"paired over seeds (sign flips, Holm over {len(self.rows)}, p < {self.level:g}): {verdicts}{too_few}"
 
     def plot(self, **options: Any) -> Any:
-        """Dots with 95 % intervals: a panel of ratios and one of differences, a row for every measure and subset.
+        """Draw dots with 95 % intervals: a panel of ratios and one of differences, with a row per measure and subset.
 
         Args:
             options: ``width`` in inches.
 
         Returns:
-            The Axes.
+            The list of Axes.
         """
         from sharpness.plots import DotColumn, plot_dots
 
@@ -119,18 +119,18 @@ def paired(
 ) -> Paired:
     r"""Compare models over trainings of the same seeds.
 
-    Of every pair of models and measure: the mean over seeds of :math:`d_s = a_s - b_s`, or of
-    :math:`\log(a_s / b_s)` where all values are positive and not bounded, then given as a ratio; Student's 95 %
-    interval of it; the effect size :math:`\bar d / \mathrm{sd}(d)`; and the p-value of the sign-flip test, the share of
-    all :math:`2^n` signs for which :math:`|\bar d|` is at least as large: exact without any law of the differences, but
-    that they are symmetric where models are alike. With n pairs it is at least :math:`2^{1-n}`, so that fewer than 6
-    never reach 0.05. Holm's correction is over all rows.
+    For every pair of models and every measure, the table has the mean over seeds of :math:`d_s = a_s - b_s`, or of
+    :math:`\log(a_s / b_s)` if all values are positive and unbounded, given as a ratio; its Student's 95 % interval; the
+    effect size :math:`\bar d / \mathrm{sd}(d)`; and the p-value of the sign-flip test, which is the fraction of all
+    :math:`2^n` sign vectors for which :math:`|\bar d|` is at least as large. The test is exact if differences of equal
+    models are symmetric; with more than 14 pairs, 9999 random sign vectors are used. With n pairs, p is at least
+    :math:`2^{1-n}`, so fewer than 6 pairs never reach 0.05. Holm's correction is over all rows.
 
     Args:
         results: ``{label: Runs}``; trainings are paired by their names, such as ``"seed 0"``.
-        measures: all there are unless given.
-        subsets: None for all samples, groups and classes; all samples and the groups unless given.
-        level: of the test.
+        measures: names of measures; by default all.
+        subsets: None (all samples), groups and classes; by default all samples and the groups.
+        level: significance level.
 
     Returns:
         The table of all pairs.
@@ -171,7 +171,7 @@ def paired(
 def sign_flip(differences: np.ndarray) -> float:
     """The two-sided p-value of the mean of paired differences under flips of their signs.
 
-    Exact up to 14 pairs; beyond them of 9999 random flips, with the observed signs among them.
+    Exact up to 14 pairs; with more, estimated from 9999 random flips and the observed signs.
 
     >>> sign_flip(np.array([1.0, 2.0, 3.0])), sign_flip(np.array([1.0, -1.0]))
     (0.25, 1.0)
@@ -214,7 +214,7 @@ def _compared(values: np.ndarray, ratio: bool) -> dict[str, Any]:
 
 
 def _named(runs: Runs[Any]) -> bool:
-    """True if trainings have names of their own: numbers say nothing about which belongs to which."""
+    """True if trainings have names; numbers alone do not say which trainings belong together."""
     return not all(name == f"run {i + 1}" for i, name in enumerate(runs.names))
 
 

@@ -1,4 +1,4 @@
-"""Tables with how they were made: JSON by the schema ``sharpness.result/1``, CSV with a sidecar, Parquet."""
+"""Tables with a record of how they were made: JSON (schema ``sharpness.result/1``), CSV with a sidecar, Parquet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCHEMA = "sharpness.result/1"
 TABLES = (".csv", ".json", ".parquet")
 HASHES = {"model": "model_sha256", "data": "data_sha256", "images": "images_sha256"}
 VERSIONS = ("sharpness", "torch", "python")
-#: Entries of a provenance that stand elsewhere in the record of a training.
+#: Entries of a provenance that the record of a training holds elsewhere.
 ELSEWHERE = (*HASHES.values(), *VERSIONS, "class_samples", "samples", "label", "run", "seed")
 
 
@@ -40,7 +40,7 @@ def record(frame: pd.DataFrame, results: Any = None, command: Mapping[str, Any] 
 
     Args:
         frame: the table.
-        results: a :class:`Comparison`, a result or :class:`Runs` that it is of, or None of a table that is of none.
+        results: the :class:`Comparison`, result or :class:`Runs` that the table is of; None if there is none.
         command: ``name`` and ``options`` of the command that made it.
 
     >>> record(pd.DataFrame({"epoch": [1], "loss": [0.5]}))["columns"][1]
@@ -74,7 +74,7 @@ def schema() -> dict[str, Any]:
 
 
 def write_table(frame: pd.DataFrame, path: Path, results: Any = None, command: Mapping[str, Any] | None = None) -> None:
-    """Write a table, and how it was made: inside of ``.json`` and ``.parquet``, beside a ``.csv`` as ``NAME.csv.json``.
+    """Write a table and its record: inside ``.json`` and ``.parquet``, next to a ``.csv`` as ``NAME.csv.json``.
 
     Raises:
         UserError: Parquet without pyarrow.
@@ -93,13 +93,13 @@ def write_table(frame: pd.DataFrame, path: Path, results: Any = None, command: M
 
 
 def write_sidecar(path: Path, text: str, made: Mapping[str, Any]) -> None:
-    """Write the record of a file that holds a table of its own, beside it, as ``NAME.json``; long names are cut."""
+    """Write the record of a table file next to it, as ``NAME.json``; long names are shortened."""
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     _write(path.with_name(f"{shortened(path.name)}.json"), as_json({**made, "table": path.name, "sha256": sha256}))
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """The rows of a table that :func:`write_table` wrote, or of one from before it, which were lists of rows.
+    """Read the rows of a table that :func:`write_table` wrote, or of an older JSON file, which is a list of rows.
 
     Raises:
         UserError: no such file, or none of these.
@@ -109,7 +109,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         if path.suffix != ".json":
-            # Names are text: pandas takes a class "NA" for a missing one, and seeds beside an empty cell for floats.
+            # Names are text: pandas takes a class "NA" for a missing value, and seeds for floats if a cell is empty.
             return pd.read_csv(path, converters=dict.fromkeys(("model", "run", "class", "group"), str))
         found = parse_json(path.read_text(encoding="utf-8"))
         if isinstance(found, dict) and "rows" not in found and "table" in found:
@@ -123,7 +123,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: arrays and tuples as lists, paths as texts, what is not finite as None.
+    """Convert a value to JSON types: arrays and tuples to lists, paths to text, non-finite numbers to None.
 
     >>> plain({"a": (1, float("inf")), 2: np.arange(2)})
     {'a': [1, None], '2': [0, 1]}
@@ -140,7 +140,7 @@ def plain(value: Any) -> Any:
 
 
 def as_json(value: Any) -> str:
-    """A plain value as indented JSON, with a line's end."""
+    """A plain value as indented JSON, ending with a newline."""
     return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Results of several trainings of one model: the spread over seeds, beside the errors that every result has."""
+"""Results of several trainings of one model: the spread over seeds, in addition to the errors of each result."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ class Runs(Tabular, Sequence[R]):
         """One row for every row of a result's table: means over trainings, with their spread in columns ``<name>_sd``.
 
         A column ``<name>_se`` is the mean of the single results' standard errors, over images or draws. Flags are True
-        if they are in all trainings, counts that differ are summed, and values missing in a training are omitted.
+        if they are in all trainings, counts that differ are summed, texts that differ are joined, and values missing in
+        a training are omitted.
         """
         return over_trainings([r.to_frame() for r in self.results])
 
@@ -121,7 +122,7 @@ class Runs(Tabular, Sequence[R]):
 
     @property
     def notes(self) -> list[str]:
-        """Lines below that table, see :attr:`Result.notes`."""
+        """Lines below the table, see :attr:`Result.notes`."""
         told = [line for one in self.results for line in told_circumstances(one.provenance)]
         return [*self.results[0].notes_on(self.summary()), *dict.fromkeys(told)]
 
@@ -147,5 +148,5 @@ class Runs(Tabular, Sequence[R]):
         return f"{self.label}: {', '.join(self.names)}"
 
 
-#: What a label of a comparison stands for.
+#: The value of a label in a comparison: one result, or those of several trainings.
 Entry = Result | Runs[Any]

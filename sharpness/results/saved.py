@@ -58,7 +58,7 @@ def load_result(path: str | Path, kind: type[Any] | None = None) -> Any:
     found = _read(Path(path))
     if kind is None:
         return found
-    # Of Comparison[MeasureResult]: Comparison, and the class that all of its results must have.
+    # Comparison[MeasureResult] consists of Comparison and the class that all of its results must have.
     whole, of = get_origin(kind) or kind, tuple(one for one in get_args(kind) if isinstance(one, type))
     parts = list(found.each().values() if isinstance(found, Comparison) else found if isinstance(found, Runs) else ())
     if not isinstance(found, whole) or (of and not all(isinstance(one, of) for one in parts)):
@@ -146,7 +146,7 @@ def _result(data: xr.Dataset, described: Any) -> Result:
     missing = [n for n in needed if n not in given and n not in found]
     if missing:
         raise Refused(f"is a {kind.__name__} of another version, without {', '.join(missing[:4])}: probe again")
-    # Here, where a refusal names the file: later an array of another shape could raise anything.
+    # Checked here, where an error names the file: later, an array of another shape could raise any exception.
     _check_shapes(kind, given, found)
     for name, value in found.items():
         _check_numbers(name, value.values)
@@ -159,7 +159,7 @@ def _result(data: xr.Dataset, described: Any) -> Result:
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
-    """A plain value of the type that a field has, lists as tuples and texts without control characters."""
+    """Check a plain value against the type of its field; lists become tuples, control characters are replaced."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is ClassVar or hint is Any:
         return _clean(value)
@@ -189,7 +189,7 @@ def _clean(value: Any) -> Any:
 
 
 def _check_shapes(kind: type[Result], plain: dict[str, Any], arrays: Mapping[str, Any]) -> None:
-    """Every array has the dimensions of its kind, and they are as long as what is told by name."""
+    """Refuse arrays with other dimensions than those of their kind, or other lengths than those of their names."""
     leading = set()
     for name, array in arrays.items():
         wanted = kind.DIMENSIONS.get(name, ())

@@ -23,11 +23,11 @@ class Split:
 
     @property
     def has_classes(self) -> bool:
-        """True if there are classes besides the only class "all", whose numbers are those of all samples."""
+        """False if the only class is "all", whose numbers are those of all samples."""
         return self.class_names != ONE_CLASS
 
     def subsets(self) -> list[Subset]:
-        """All samples, the groups that have classes, and the classes where samples are split at all."""
+        """All samples (None), the groups that have classes, and the classes if samples are split by class."""
         classes = range(len(self.class_names)) if self.has_classes else ()
         return [None, *(g for g, members in self.groups.items() if members), *classes]
 
@@ -48,7 +48,7 @@ class Split:
     def by_size(self) -> np.ndarray:
         """Class indices (C,) from most to fewest probed samples; of groups, the order in which they are defined."""
         if self.provenance.get("rows") == "groups":
-            return np.arange(len(self.class_names))  # by training images: many classes may hold few samples
+            return np.arange(len(self.class_names))  # ordered by training images, not by probed samples
         return np.argsort(-self.class_samples, kind="stable")
 
     def select(self, class_values: np.ndarray, subset: Subset, overall: np.ndarray) -> np.ndarray:
@@ -87,7 +87,7 @@ class Split:
         return np.tensordot(weights / weights.sum(), class_means[present], 1)
 
     def group_of(self, class_index: int) -> str:
-        """The group of a class, or an empty string; of a result per group, whose rows are the groups, itself."""
+        """The group of a class, or an empty string. In a result per group, each row is its own group."""
         if self.provenance.get("rows") == "groups":
             return self.class_names[class_index]
         return next((g for g, classes in self.groups.items() if class_index in classes), "")

@@ -33,15 +33,15 @@ class Tabular:
 
     @abstractmethod
     def _numbers_read(self) -> pd.DataFrame:
-        """The numbers of the table to be read, of several trainings their means and spreads."""
+        """The numbers of the printed table; for several trainings, their means and spreads."""
 
     @property
     @abstractmethod
     def _first(self) -> Result:
-        """Any of the results: what all of them have in common can be read from it."""
+        """One of the results, from which common properties are read."""
 
     def _heading(self) -> str:
-        """The subject of the table in one line; empty where the table says it."""
+        """The subject of the table in one line; empty if the table itself states it."""
         return ""
 
     def to_table(self) -> pd.DataFrame:
@@ -73,7 +73,7 @@ class Tabular:
 
 
 def brief(shown: Tabular) -> tuple[pd.DataFrame, list[str]]:
-    """The table to be read, of many classes the sharpest alone, and the lines below it."""
+    """The printed table, reduced to the sharpest of many classes, and the lines below it."""
     first: Any = shown._first
     numbers = shown._numbers_read()
     table, left_out = abridged(with_errors(numbers), numbers, first.class_names)
