@@ -14,21 +14,21 @@ from sharpness.errors import UserError
 from sharpness.results.kept import Content, KeptTable
 from sharpness.untrusted.refused import Refused
 
-#: Neighbours of a cell: those beside it and those across its corners.
+#: Neighbours of a cell, including diagonal ones.
 NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 
 @dataclass(frozen=True)
 class Basin:
-    """A basin of a surface on a grid: what lies below the level at which its water would run out.
+    """A basin of a surface on a grid: the cells below the level at which water would overflow.
 
     Attributes:
-        x, y: of its lowest point.
+        x, y: position of its lowest point.
         bottom: the loss there.
-        saddle: the lowest pass to another basin that is deep enough; infinite where there is none.
-        edge: the lowest loss on the edge of the plane that is reached without a higher one.
+        saddle: the lowest pass to another basin that is deep enough; infinite if there is none.
+        edge: the lowest loss on the edge of the plane that a path from the bottom reaches without rising above it.
         area: in units of x times y, of its cells below ``level``.
-        mask: (ny, nx) its cells.
+        mask: (ny, nx) True for its cells.
     """
 
     x: float
@@ -46,7 +46,7 @@ class Basin:
 
     @property
     def depth(self) -> float:
-        """From the bottom to the level; a lower bound where the edge of the plane is what ends it."""
+        """The level minus the bottom; a lower bound if the basin ends at the edge of the plane."""
         return self.level - self.bottom
 
     @property
@@ -61,8 +61,8 @@ class Basins(KeptTable):
 
     Attributes:
         found: the basins.
-        model: the index of the one that holds the model, None where it stands above all their levels.
-        least: the persistence that a basin has at least.
+        model: index of the basin that holds the model; None if the model is above all their levels.
+        least: minimum persistence of a basin.
     """
 
     NUMBERS = ("x", "y", "bottom", "saddle", "edge", "area")
@@ -80,7 +80,7 @@ class Basins(KeptTable):
 
     @classmethod
     def of_content(cls, content: Content) -> Basins:
-        """The basins of such rows and cells."""
+        """The basins with these rows and cells."""
         model, least = content.plain.get("model"), content.plain.get("least")
         held = model is None or (type(model) is int and 0 <= model < len(content.rows))
         if not held or not isinstance(least, float):
@@ -111,16 +111,16 @@ def basins_of(
 ) -> Basins:
     """Find the basins of a surface by union-find over its cells, from the lowest to the highest.
 
-    A cell without lower neighbours begins a basin; a cell where two meet is their saddle, at which the one with the
-    higher bottom ends. It counts where its persistence, saddle minus bottom, is at least ``least``: shallower ones
-    belong to what they run into.
+    A cell without lower neighbours starts a basin. A cell where two basins meet is their saddle, at which the one with
+    the higher bottom ends. That basin counts if its persistence, saddle minus bottom, is at least ``least``; shallower
+    ones are merged into the other.
 
     Args:
         z: (ny, nx) losses; cells that are not finite are walls.
-        x: (nx,) places of the columns.
-        y: (ny,) places of the rows.
-        least: persistence; a hundredth of the range of finite values unless given.
-        model: where the model stands.
+        x: (nx,) positions of the columns.
+        y: (ny,) positions of the rows.
+        least: minimum persistence; by default a hundredth of the range of finite values.
+        model: position of the model.
 
     Returns:
         The basins, by their bottoms.
@@ -185,7 +185,7 @@ def _merged(z: np.ndarray, least: float) -> tuple[dict[int, float], dict[int, fl
         edges[cell], saddles[cell] = np.inf, np.inf
         if row in (0, rows - 1) or column in (0, columns - 1):
             edges[cell] = float(flat[cell])
-        # The oldest, whose bottom is lowest, takes the others in.
+        # All are merged into the oldest, which has the lowest bottom.
         family = sorted([*around, cell], key=lambda root: (flat[root], root == cell))
         oldest = family[0]
         for other in family[1:]:
@@ -194,24 +194,24 @@ def _merged(z: np.ndarray, least: float) -> tuple[dict[int, float], dict[int, fl
                 saddles[other] = float(flat[cell])
                 saddles[oldest] = min(saddles[oldest], float(flat[cell]))
             else:
-                # Too shallow to be one of its own: what it reached, the oldest has reached.
+                # Too shallow for a basin of its own: the oldest now reaches the same edge.
                 edges[oldest] = min(edges[oldest], max(edges[other], float(flat[cell])))
                 saddles.pop(other), edges.pop(other)
     return saddles, edges
 
 
 def _widths(places: np.ndarray) -> np.ndarray:
-    """The widths of the cells around places, (n,)."""
+    """The widths of the cells around positions, (n,)."""
     if len(places) < 2:
         return np.ones(len(places))
     return np.abs(np.gradient(np.asarray(places, dtype=float)))
 
 
 def stability(found: Sequence[Basins]) -> pd.DataFrame:
-    """The dependence of the basin that holds the model on the seed of the directions: one row.
+    """Summarise in one row how the basin that holds the model depends on the seed of the directions.
 
-    ``holds_model`` is the share of planes in which a basin holds it; depth, area and number of basins are means over
-    the planes, with ``<name>_sd`` beside them.
+    ``holds_model`` is the fraction of planes in which a basin holds the model; depth, area and number of basins are
+    means over the planes, with standard deviations ``<name>_sd``.
 
     Raises:
         UserError: fewer than two planes.

@@ -1,4 +1,4 @@
-"""Captions: what a picture shows, of which models and images, with which loss, normalisation, seeds and errors."""
+"""Captions: the content of a picture, with its models, images, loss, normalisation, seeds and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sharpness.results.comparison import each, first_of
 from sharpness.results.runs import Entry, Runs
 from sharpness.results.words import told_temperature
 
-#: What errors and spreads are, by the kind of result.
+#: Meaning of errors and spreads, by the kind of result.
 ERRORS = {
     "MeasureResult": "bars are 95 % intervals, over {over}",
     "EigenvalueResult": "bars are 95 % intervals over {over}, where they were asked for",
@@ -22,14 +22,14 @@ ERRORS = {
     "PerturbationResult": "spread over {draws} draws of the perturbation",
 }
 
-#: Results with derivatives, which are in coordinates.
+#: Results whose derivatives depend on coordinates.
 CURVATURE = ("MeasureResult", "EigenvalueResult", "SpectralDensityResult", "OwnersResult", "LayerResult")
 
 
 def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[str, str]:
-    """Describe a picture of results: what a reader must know of its numbers, by headings.
+    """Describe a picture of results by headings, with all that a reader must know about its numbers.
 
-    What a result does not record is not said; ``split`` names the images.
+    Facts that a result does not record are omitted; ``split`` names the images.
     """
     from sharpness.plots.bars import CROWD  # here, because tables are described without matplotlib
 
@@ -55,7 +55,7 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
     if getattr(first, "directions", None):
         lines["Directions"] = str(first.directions)
     trained = _trainings({label: e.names for label, e in results.items() if isinstance(e, Runs)})
-    # A table has no field for its seed, and records it where a measure draws.
+    # A table has no field for its seed; its provenance has one if a measure uses random draws.
     seed = getattr(first, "seed", told.get("seed"))
     seeds = [*([] if seed is None else [f"probe {seed}"]), *trained]
     lines |= {"Seeds": "; ".join(seeds)} if seeds else {}
@@ -74,7 +74,7 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
 
 
 def _trainings(names: Mapping[str, Sequence[str]]) -> list[str]:
-    """The trainings of every model in words, those that models share once.
+    """Describe the trainings of every model, only once if all models share them.
 
     >>> _trainings({"CE": ["seed 0", "seed 1", "seed 2"], "SAM": ["seed 0", "seed 1", "seed 2"]})
     ['seeds 0 to 2 of each']
@@ -88,7 +88,7 @@ def _trainings(names: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _several(names: Sequence[str]) -> str:
-    """Names of trainings, in which consecutive seeds are a range."""
+    """Join names of trainings; consecutive seeds become a range."""
     numbers = [name.removeprefix("seed ") for name in names]
     if len(names) < 2 or not all(n.isdecimal() and f"seed {n}" == name for n, name in zip(numbers, names, strict=True)):
         return ", ".join(names)
@@ -98,11 +98,11 @@ def _several(names: Sequence[str]) -> str:
 
 
 def write_caption(path: Path, lines: Mapping[str, str]) -> Path:
-    """Write the caption of the picture ``path`` beside it, as ``NAME.txt``; returns its path.
+    """Write the caption of a picture next to it, as ``NAME.txt``, and return its path.
 
     Args:
-        path: of the picture.
-        lines: by headings, as :func:`caption` gives them.
+        path: path of the picture.
+        lines: text by heading, from :func:`caption`.
     """
     target = picture_file(path, ".txt")
     text = "".join(fill(f"{name}: {line}", 100, subsequent_indent="    ") + "\n" for name, line in lines.items())

@@ -21,11 +21,11 @@ from sharpness.untrusted.refused import Refused
 if TYPE_CHECKING:
     from sharpness.plots import BoundCurve
 
-#: What the formula takes for a smaller gradient norm, as ``flattening.class_radius`` does, which needs torch.
+#: Lower bound of gradient norms in the formula; repeats that of ``flattening.class_radius``, which needs torch.
 TINY = 1e-12
 NEEDED = ("loss", "rho", "bound", "step", "first_order", "second_order", "measured", "worst")
 PICTURES = ("bound", "radius", "rise")
-#: With more panels than this all samples and three classes are drawn: the most frequent, the middle and the rarest.
+#: With more panels than this, only all samples and the most frequent, the middle and the rarest class are drawn.
 PANELS = 12
 
 
@@ -40,7 +40,7 @@ class CharacteristicRadiusResult(MeasureResult):
     bound           :math:`J_c(\rho_c^*)`
     step            length of the perturbation :math:`\epsilon_c`: ``scale`` times :math:`\sqrt{k}\,\rho_c^*`
     first_order     predicted rise, step times :math:`\|g_c\|`
-    second_order    the same and step² :math:`g_c' H_c g_c / 2 \|g_c\|^2`
+    second_order    the same plus step² :math:`g_c' H_c g_c / 2 \|g_c\|^2`
     measured        :math:`L_c(w + \epsilon_c) - L_c(w)`
     worst           rise of L_c by projected ascent in the ball of radius ``step``, at least 0; NaN if not asked for
     curvature       :math:`g_c' H_c g_c / \|g_c\|^2`, NaN where the gradient is 0
@@ -49,7 +49,7 @@ class CharacteristicRadiusResult(MeasureResult):
 
     Attributes:
         train_counts: (C,) the n_c of the bound.
-        factors: (F,) of the curves: the radius there over :math:`\rho_c^*`.
+        factors: (F,) radii of the curves, relative to :math:`\rho_c^*`.
         class_losses: (C, F) :math:`L_c(w + \sqrt{k}\,\rho\,g_c / \|g_c\|)` there.
         losses: (F,) of all samples together.
         weight_norm: of the k parameters in scope.
@@ -76,7 +76,7 @@ class CharacteristicRadiusResult(MeasureResult):
         return "rho"
 
     def _estimate(self, name: str, subset: Subset) -> Estimate:
-        """Of all samples, or of a class: a group has no radius of its own."""
+        """Return one measure for all samples or a class; a group has no radius of its own."""
         return super()._estimate(name, self._class(subset))
 
     @property
@@ -104,7 +104,7 @@ class CharacteristicRadiusResult(MeasureResult):
         subset = self._class(subset)
         rho, loss, norm = (self.of(name, subset) for name in ("rho", "loss", "gradient_norm"))
         radii = self.factors * rho
-        # A gradient that is clamped does not reach the length that its radius asks for.
+        # With a clamped gradient, the perturbation is shorter than its radius implies.
         lengths = self.num_parameters**0.5 * radii * min(norm / TINY, 1.0)
         curvature = np.nan_to_num(self.of("curvature", subset))
         return BoundCurve(
@@ -171,9 +171,9 @@ class CharacteristicRadiusResult(MeasureResult):
             kind: ``"bound"``, the bound, its terms and the loss itself over the radius, a panel for each model and
                 class; ``"radius"``, :math:`\rho_c^*` over the training images of the class; ``"rise"``, the measured
                 rise over the predicted one. The first for one model, the last for several, unless given.
-            of: of ``"bound"``: None for all samples, a class, or several of them; on a new figure every class
-                unless given.
-            run: which of several trainings of a model these three show; the first unless given.
+            of: for ``"bound"``: None for all samples, a class, or a list of these; by default all samples and, on a new
+                figure, every class.
+            run: the training that these pictures show if a model has several; by default the first.
 
         Returns:
             The Axes, or a list of them.
@@ -204,7 +204,7 @@ class CharacteristicRadiusResult(MeasureResult):
             return plot_agreement(rises, ax, names=names, **applying(plot_agreement, labels))
         first = next(iter(results.values()))
         subsets = several(of)
-        # Nothing asked for on a given Axes is all samples: a panel for every class needs a figure of its own.
+        # The default on given Axes is all samples, because a panel for every class needs its own figure.
         if subsets is None:
             subsets = first.panels() if of is None and ax is None else [of]  # type: ignore[list-item]
         panels = {

@@ -1,4 +1,4 @@
-"""Collections of saved results that can stand in one table or picture."""
+"""Collections of saved results that can share a table or picture."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sharpness.results.runs import Runs
 from sharpness.results.saved import load_result
 
 logger = logging.getLogger("sharpness")
-#: The label of a single training, as ``figures`` gives it.
+#: The label of a single training, as ``figures`` writes it.
 SEEDED = re.compile(r"(?P<label>.+?)[-_, ]+seed[-_ ]?(?P<seed>\d+)")
 #: A seed in the path of a file.
 SEED = re.compile(r"seed[-_ ]?(\d+)")
 
 
 class Saved(NamedTuple):
-    """The result of one training, and where it came from: ``run`` names the training where its model has several."""
+    """The result of one training, and its source; ``run`` names the training if its model has several."""
 
     label: str
     run: str | None
@@ -38,8 +38,8 @@ class Collection:
     """Results of one kind that can be compared with each other.
 
     Attributes:
-        members: of every model, its trainings.
-        refused: why another collection of this kind is one of its own, or an empty text.
+        members: trainings by model.
+        refused: why a result of this kind could not be added, or an empty text.
     """
 
     members: dict[str, list[Saved]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Collection:
 
     @property
     def name(self) -> str:
-        """The common part of the names of its files, without those of models and seeds."""
+        """The common part of the names of its files, without labels of models and seeds."""
         stems = [path.stem for path in self.paths]
         for one in self._each():
             stems = [re.sub(rf"[-_.]*{re.escape(one.label)}([-_.]*seed[-_.]?\d+)?$", "", stem) for stem in stems]
@@ -74,9 +74,9 @@ class Collection:
         return found
 
     def take(self, one: Saved) -> bool:
-        """Add a result if it can stand beside those at hand; a second copy of one of them is left out.
+        """Add a result if it can be compared with the others; a second copy of one of them is ignored.
 
-        A result that differs in a setting is told in ``refused``.
+        If the result differs in a setting, ``refused`` gives the reason.
         """
         first = next(self._each(), None)
         if first is not None and type(first.result) is not type(one.result):
@@ -106,7 +106,7 @@ class Collection:
 
 
 def collect(results: Any) -> list[Collection]:
-    """Put together what can be compared of saved results, or of results in memory.
+    """Group saved results, or results in memory, into collections that can be compared.
 
     Args:
         results: a file, or a folder, in which every ``.nc`` file that holds a result counts; a result, :class:`Runs`, a
@@ -114,7 +114,7 @@ def collect(results: Any) -> list[Collection]:
             finds.
 
     Raises:
-        UserError: something else, a source that is not there, a file that is no result, or no result at all.
+        UserError: an unsupported object, a missing source, a file that is not a result, or no results.
     """
     single = isinstance(results, str | Mapping | Result | Runs) or not isinstance(results, Iterable)
     listed = [results] if single else list(results)
@@ -126,13 +126,13 @@ def saved_in(results: Any) -> list[Saved]:
     """Every result of what :func:`collect` takes.
 
     Raises:
-        UserError: something else, a source that is not there, or a file that is no result.
+        UserError: an unsupported object, a missing source, or a file that is not a result.
     """
     return list(_of_anything(results))
 
 
 def gather(found: Sequence[Saved], where: str) -> list[Collection]:
-    """Collections of results, in the order in which they were found, with one order of models.
+    """Group results into collections, in the order in which they were found, with one order of models.
 
     Raises:
         UserError: there are none.
@@ -145,7 +145,7 @@ def gather(found: Sequence[Saved], where: str) -> list[Collection]:
             known = Collection()
             known.take(one)
             collections.append(known)
-    # Files of one model are read in the order of their names; a file of several has them as its command named them.
+    # Files of single models come in the order of their names; a file of several models has the order of its command.
     models = Counter(path for path, _ in {(one.path, one.label) for one in found})
     order = list(dict.fromkeys(one.label for one in sorted(found, key=lambda one: -models[one.path])))
     for known in collections:
@@ -198,7 +198,7 @@ def _of_entry(label: str, entry: Any, path: Path | None) -> Iterator[Saved]:
 
 
 def _saved(result: Result, path: Path | None, label: str | None = None) -> Saved:
-    """A single result, whose label may hold its seed; of a file without one the name of the file stands for it."""
+    """A single result. Its label may include the seed; without a label, the name of the file is used."""
     label = label or str(result.provenance.get("label") or (path.stem if path is not None else "model"))
     run = result.provenance.get("run")
     seeded = SEEDED.fullmatch(label)
@@ -214,7 +214,7 @@ def named(one: Saved) -> str:
 
 
 def _numbered(found: Sequence[Saved]) -> list[Saved]:
-    """The same with names for the trainings of a model that have none: their seeds where their paths tell them."""
+    """Name trainings of a model that have no name: by the seeds in their paths, or by number."""
     models: dict[str, dict[Any, list[Saved]]] = {}
     for one in found:
         if one.run is None:
@@ -237,7 +237,7 @@ def _numbered(found: Sequence[Saved]) -> list[Saved]:
 
 
 def _same(a: Result, b: Result) -> bool:
-    """True for two copies of one result: of equal numbers and settings, whatever they are called."""
+    """True for two copies of one result: equal numbers and settings, under any label."""
     first, second = (replace(one, provenance={**one.provenance, "label": "", "run": ""}).to_dataset() for one in (a, b))
     return first.attrs == second.attrs and bool(first.equals(second))
 
@@ -252,6 +252,6 @@ def _difference(a: Saved, b: Saved) -> str:
 
 
 def _number(run: str | None) -> tuple[int, str]:
-    """Trainings in the order of their seeds, others by name."""
+    """Return the sort key of a training: its seed, then its name."""
     digits = re.search(r"\d+", run or "")
     return (int(digits[0]) if digits else -1, run or "")

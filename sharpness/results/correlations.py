@@ -11,7 +11,7 @@ import pandas as pd
 
 from sharpness.errors import UserError, choose
 
-#: What numbers are compared with: accuracy on test images, and accuracy on training images above it.
+#: Outcomes that measures are correlated with: accuracy on test images, and training minus test accuracy.
 OUTCOMES = ("accuracy", "gap")
 
 
@@ -21,8 +21,8 @@ def weighted_tau(signs: tuple[np.ndarray, np.ndarray], counts: np.ndarray) -> np
     .. math:: \tau_b = \frac{\sum_{i<j} c_i c_j s_{ij} t_{ij}}
         {\sqrt{\sum_{i<j} c_i c_j s_{ij}^2 \sum_{i<j} c_i c_j t_{ij}^2}}
 
-    with :math:`s_{ij} = \operatorname{sgn}(x_i - x_j)`, t of y alike, and row i taken :math:`c_i` times. Signs of pairs
-    that are not compared are 0: pairs inside strata alone give the stratified (partial) coefficient.
+    with :math:`s_{ij} = \operatorname{sgn}(x_i - x_j)`, t the same for y, and row i taken :math:`c_i` times. Signs of
+    pairs that are not compared are 0; with pairs inside strata only, this is the stratified (partial) coefficient.
 
     Args:
         signs: s and t, (n, n) each, antisymmetric.
@@ -41,7 +41,7 @@ def weighted_tau(signs: tuple[np.ndarray, np.ndarray], counts: np.ndarray) -> np
 
 
 def quotient(agreeing: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
-    r""":math:`\tau_b` of its three sums over pairs, (B,) each; NaN where one below the root is 0.
+    r""":math:`\tau_b` from its three sums over pairs, (B,) each; NaN if one below the root is 0.
 
     >>> quotient(np.array([1.0]), np.array([3.0]), np.array([3.0])).round(4).tolist()
     [0.3333]
@@ -61,18 +61,18 @@ def stratified_tau(
 ) -> tuple[float, float, float]:
     r"""Kendall's :math:`\tau_b` over the pairs inside strata, with a 95 % interval of the bootstrap over units.
 
-    A drawn unit brings all its rows, because they are not independent: the classes of one checkpoint, say. The interval
-    is that of the percentiles; it is NaN with fewer than four units, of which too few samples differ. Given z it is
-    Kendall's partial coefficient,
+    A drawn unit includes all its rows, such as the classes of one checkpoint, because these are not independent. The
+    percentile interval is NaN with fewer than four units, which have too few distinct resamples. With ``given`` z, the
+    result is Kendall's partial coefficient,
 
     .. math:: \tau_{xy \cdot z} = \frac{\tau_{xy} - \tau_{xz} \tau_{yz}}{\sqrt{(1 - \tau_{xz}^2)(1 - \tau_{yz}^2)}},
 
-    NaN where x or y is in the order of z, which leaves nothing to be told apart.
+    NaN if x or y has the order of z, because nothing is left to correlate.
 
     Args:
         x, y: (n,), finite.
         strata: (n,) pairs of rows are compared where these are equal.
-        units: (n,) what is drawn with replacement.
+        units: (n,) units that are drawn with replacement.
         given: z, (n,), finite.
 
     >>> stratified_tau(np.arange(4.0), np.arange(4.0), np.zeros(4), np.arange(4), 0, 0)
@@ -98,7 +98,7 @@ def stratified_tau(
         if given is None:
             return tau
         with_x, with_y = (coefficient(v, given, counts) for v in (x, y))
-        # Rounding leaves a little where x or y is in the order of z, and the quotient would be anything.
+        # If x or y has the order of z, the denominator is a rounding error, and the quotient arbitrary.
         left = (1 - with_x**2) * (1 - with_y**2)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(left > 1e-12, (tau - with_x * with_y) / np.sqrt(left), np.nan)

@@ -28,7 +28,7 @@ NAMES = ("trace", "share_below_-1%", "share_above_1%")
 
 
 def _smoothing_by_its_old_name(compare: Later) -> Later:
-    """Take a ``width`` below an inch, or beside Axes, which no figure can have, for what is now ``smoothing``."""
+    """Read a ``width`` that no figure can have, below an inch or with Axes, as what is now ``smoothing``."""
 
     def make() -> Callable[..., Any]:
         from sharpness.plots.options import LEAST
@@ -127,7 +127,7 @@ class SpectralDensityResult(Result):
         return self.quadrature(subset).density(grid, width)
 
     def _frame(self) -> pd.DataFrame:
-        """A row for everything or for each class: moments and shares of the spectrum with their standard errors."""
+        """One row for all samples or for each class: moments and shares of the spectrum with their standard errors."""
         return pd.DataFrame([self._numbers(c) for c in (range(len(self.class_names)) if self.per_class else [None])])
 
     def _numbers(self, c: int | None) -> dict[str, Any]:
@@ -153,14 +153,14 @@ class SpectralDensityResult(Result):
         smoothing: float | None = None,
         **options: Any,
     ) -> Any:
-        """Densities with their 95 % bands on a logarithmic axis, smoothed alike; ticks mark the extreme Ritz values.
+        """Draw densities with 95 % bands on a logarithmic axis, equally smoothed; marks are the extreme Ritz values.
 
-        Of several trainings the curve is their mean and the band one standard deviation over them; the marks are those
-        of each.
+        For several trainings, the curve is their mean and the band one standard deviation over them; the marks are
+        those of all trainings.
 
         Args:
-            of: a class, of a result per class; its rarest unless given.
-            smoothing: width of the Gaussian; the largest of the results' own unless given.
+            of: class of a result per class; by default the rarest.
+            smoothing: width of the Gaussian; by default the largest default width of the results.
         """
         from sharpness.plots import plot_density
 

@@ -1,4 +1,4 @@
-"""Title, symbol, unit and scale of a measure, by which tables and pictures show its numbers."""
+"""Title, symbol, unit and scale of a measure, for tables and pictures."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Description:
 
     Attributes:
         title: in words, such as ``"Fisher-Rao norm"``.
-        symbol: mathtext that axes show in the place of the title, such as ``r"$\lambda_\mathrm{max}$"``.
-        unit: of the numbers, in brackets behind either.
-        lower_is_flatter: whether the smaller of two values is that of the flatter model; False where the larger one
-            is, None where the measure says nothing about flatness, such as a loss.
-        bounds: the least and the largest value that are possible; infinite where there is none.
-        symlog: whether values of both signs span orders of magnitude: axes are logarithmic from a hundredth of the
-            largest value on.
+        symbol: mathtext that axes show instead of the title, such as ``r"$\lambda_\mathrm{max}$"``.
+        unit: unit of the numbers, shown in brackets after the symbol or title.
+        lower_is_flatter: True if smaller values mean a flatter model, False if larger ones do, None if the measure says
+            nothing about flatness, such as a loss.
+        bounds: the smallest and the largest possible value; infinite if unbounded.
+        symlog: whether values of both signs span orders of magnitude; axes are then logarithmic above two to three
+            decades below the largest value.
 
     >>> Description(title="Norm", unit="1/step").label
     'Norm (1/step)'
@@ -36,7 +36,7 @@ class Description:
 
     @classmethod
     def of(cls, name: str, known: dict[str, Any] | None = None) -> Description:
-        """The description that a result keeps of a measure; by the measure's name, where it keeps none.
+        """The description of a measure that a result holds, or one derived from the measure's name.
 
         >>> Description.of("worst_loss").label, Description.of("lambda_max").symlog
         ('Worst loss', True)
@@ -64,11 +64,11 @@ class Description:
         return {f.name: getattr(self, f.name) for f in fields(Description)}
 
     def check(self) -> None:
-        """Refuse what cannot be drawn.
+        """Refuse a description that cannot be drawn.
 
         Raises:
-            UserError: texts that are none or no mathtext, bounds that are not two numbers in order, or another value
-                that is neither True nor False.
+            UserError: texts that are not strings or not valid mathtext, bounds that are not two increasing numbers, or
+                flags that are not booleans.
         """
         texts = (self.title, self.symbol, self.unit)
         if not all(isinstance(text, str) for text in texts) or not self.title.strip():

@@ -32,7 +32,7 @@ SYMBOLS = {
     "both": r"$\lambda_\mathrm{min}$ and $\lambda_\mathrm{max}$",
 }  # fmt: skip
 PICTURES = ("largest", "smallest", "both", "saddle")
-#: How to find the owners of results whose objectives are still in memory, which have vectors as long as their networks.
+#: Functions that compute owners, for results whose objectives are in memory. Weak, because vectors may be large.
 OWNERS: WeakKeyDictionary[EigenvalueResult, Callable[..., OwnersResult]] = WeakKeyDictionary()
 
 
@@ -50,7 +50,7 @@ class EigenvalueResult(Result):
         top_share: like ``values``: the share of the most influential sample in the sum of ``a_i |v' H_i v|``; NaN if
             all terms are rounding errors; None without intervals and standard errors.
         products: () or (C,) number of Hessian-vector products, each with all samples of its row; None in old files.
-        hvp_count: their sum.
+        hvp_count: sum of ``products``.
         sample_products: Hessian-vector products times samples.
     """
 
@@ -176,7 +176,7 @@ class EigenvalueResult(Result):
         return frame
 
     def _long(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Named by the end of the spectrum, as in tables of several measures."""
+        """The long form, with measures named by the end of the spectrum, as in tables of several measures."""
         found = long_form(frame, ["eigenvalue"], self.AXES)
         return found.assign(measure=np.where(found["end"] == "smallest", "lambda_min", "lambda_max"))
 
@@ -198,13 +198,13 @@ class EigenvalueResult(Result):
 
     @picture("plot_spectrum_ends", "plot_class_values", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, end: str | None = None, **options: Any) -> Any:
-        """Eigenvalues of every class, model beside model, from most to fewest samples.
+        """Draw the eigenvalues of every class, from most to fewest samples, with models side by side.
 
-        Of several trainings mean and spread; intervals over images are those of one training, on average.
+        For several trainings, mean and spread are drawn; intervals over images are averages of single trainings.
 
         Args:
-            end: "largest", "smallest", "both" ends in one picture, or the "saddle" indicator; what was asked for
-                unless given.
+            end: "largest", "smallest", "both" ends in one picture, or the "saddle" indicator; by default the ends that
+                were computed.
         """
         from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
 
@@ -219,7 +219,7 @@ class EigenvalueResult(Result):
             return lambda r: np.atleast_2d(of(r))[order, column]
 
         def details(column: int) -> dict[str, Any]:
-            """Intervals, which values could be zero, which have not converged, and those of all trainings."""
+            """Intervals, flags of doubtful and of unconverged values, and the values of all trainings."""
             found: dict[str, Any] = {"trainings": spreads(results, at(column, lambda r: r.values))}
             rows = means(results, lambda r: r._rows(column)[:, order])
             if any(r.lower is not None or r.standard_errors is not None for r in each(results).values()):
@@ -252,5 +252,5 @@ class EigenvalueResult(Result):
 
 
 def _known(result: EigenvalueResult, bound: np.ndarray | None) -> np.ndarray:
-    """A bound, or NaN, which draws no bar, where none was asked for."""
+    """A bound, or NaN, which draws no bar, if it was not computed."""
     return np.full_like(result.values, np.nan) if bound is None else bound

@@ -10,18 +10,18 @@ from typing import Any
 from sharpness.results.comparison import each, first_of
 from sharpness.results.runs import Entry, Runs
 
-#: Pairs of models that are named.
+#: Maximum number of pairs of models that are named.
 SHOWN = 4
-#: Two models differ in a measure by at least this number of standard errors of the difference.
+#: Two models are distinguishable if they differ by this number of standard errors of the difference.
 ERRORS = 2.0
 
 
 def times_as_many(first: float, second: float, first_error: float, second_error: float) -> float:
-    r"""Factor of the images or draws that tells two values apart, if their difference stays.
+    r"""Factor by which images or draws must increase to distinguish two values, if their difference stays the same.
 
     .. math:: (2 \sqrt{s_1^2 + s_2^2} / |v_1 - v_2|)^2
 
-    because standard errors fall with the square root of what they are over; below 1 where there are enough.
+    because standard errors fall with the square root of the number of images or draws; below 1 if there are enough.
 
     >>> times_as_many(3.0, 1.0, 0.6, 0.8), times_as_many(1.5, 1.0, 0.3, 0.4)
     (1.0, 4.0)
@@ -31,9 +31,9 @@ def times_as_many(first: float, second: float, first_error: float, second_error:
 
 
 def enough(results: Mapping[str, Entry]) -> list[str]:
-    """Lines below a table of measures: the widest error and what halves it; models that are not told apart.
+    """Lines below a table of measures: the widest error and what would halve it; models that are not distinguishable.
 
-    Of all samples; of models that were trained several times the comparison over seeds says more.
+    Values are those of all samples. Models that were trained several times are left to the comparison over seeds.
     """
     first = first_of(results)
     over = dict(zip(first.names, first.over, strict=False))
@@ -64,7 +64,7 @@ def enough(results: Mapping[str, Entry]) -> list[str]:
 
 
 def _not_apart(name: str, first: tuple[str, Any], second: tuple[str, Any]) -> str:
-    """Words on how many more images or draws would tell two models apart; empty where they are."""
+    """Text on how many more images or draws would distinguish two models; empty if they are distinguishable."""
     values = [one[name].of() for _, one in (first, second)]
     errors = [one[name].standard_error() for _, one in (first, second)]
     if not all(map(math.isfinite, [*values, *errors])):

@@ -20,7 +20,7 @@ COLUMNS = ("epoch", "of", "measure", "value", "residual", "products", "seconds",
 
 
 def events_by(epoch: float, happened: Mapping[float, str]) -> str:
-    """The events that an epoch's row tells: those of that epoch, and earlier ones with theirs.
+    """The text of an epoch's events, and of earlier events with their epochs.
 
     >>> events_by(165, {161: "lr 0.001", 165: "stage 2"})
     'lr 0.001 (161); stage 2'
@@ -36,7 +36,7 @@ class History(KeptTable):
     Attributes:
         rows: a row for every epoch, subset and measure: ``epoch``, ``of`` ("all" or a group), ``measure``, ``value``,
             the ``residual`` of an eigenvalue and its ``products``, ``seconds`` that the epoch's measures took, the
-            ``share`` of the time since the begin that measuring took, ``lr`` and ``event``.
+            ``share`` of the time since the start that measuring took, ``lr`` and ``event``.
     """
 
     TEXTS = ("of", "measure", "event")
@@ -50,7 +50,7 @@ class History(KeptTable):
 
     @classmethod
     def of_content(cls, content: Content) -> History:
-        """The history of such rows."""
+        """The history with these rows."""
         return cls(content.rows[list(COLUMNS)])
 
     def to_frame(self) -> pd.DataFrame:
@@ -59,25 +59,25 @@ class History(KeptTable):
 
     @property
     def share(self) -> float:
-        """The part of the time that measuring took, NaN where nothing was timed."""
+        """The fraction of the time that measuring took; NaN if nothing was timed."""
         return float(self.rows["share"].iloc[-1]) if len(self.rows) else float("nan")
 
     @property
     def events(self) -> dict[float, str]:
-        """The events, by the epoch that each is first seen at."""
+        """The events, by the epoch at which each is first recorded."""
         told = self.rows[self.rows["event"].astype(object).fillna("") != ""]
         return {float(r.epoch): str(r.event) for r in told.drop_duplicates("epoch").itertuples()}
 
     def plot(self, measure: str = "lambda_max", ax: Axes | None = None, of: Sequence[str] | None = None) -> Axes:
         """Draw a measure over epochs, a line for all samples and one for each group.
 
-        Grey lines are events. Beside the largest eigenvalue a dotted line is 2 / lr, above which plain gradient descent
-        is unstable.
+        Grey lines are events. With the largest eigenvalue, a dotted line shows 2 / lr, above which plain gradient
+        descent is unstable.
 
         Args:
-            measure: which.
-            ax: a new one unless given.
-            of: subsets; all there are unless given.
+            measure: name of the measure.
+            ax: Axes to draw on; by default new ones.
+            of: subsets; by default all.
 
         Raises:
             UserError: nothing was measured, or an unknown measure or subset.
@@ -109,7 +109,7 @@ class History(KeptTable):
                 gid="stability",
                 drawstyle="steps-mid",
             )
-            # The line may be far above: the eigenvalues decide what is shown, and it where it is near.
+            # The eigenvalues determine the limits; the line is included only if it is near.
             near = float(2 / rates["lr"].max())
             ax.set_ylim(low, max(high, 1.1 * near) if near < 3 * high else high)
             ax.legend(fontsize=6.5)

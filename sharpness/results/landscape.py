@@ -22,7 +22,7 @@ from sharpness.untrusted.refused import Refused
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Landscape(Result):
-    """Base class of lines and planes; for a line the axes (ny, nx) are one, (nx,).
+    """Base class of lines and planes; for a line, the shape (ny, nx) is (nx,).
 
     Attributes:
         x: (nx,).
@@ -115,9 +115,7 @@ class Landscape(Result):
         return {"x": self.x}
 
     def _frame(self) -> pd.DataFrame:
-        """One row per subset and point: losses and accuracies; of a plane the estimated errors of those that are
-        interpolated, and which were ``evaluated``.
-        """
+        """One row per subset and point: losses and accuracies; for a plane, interpolation errors and ``evaluated``."""
         points = self.points()
         frames = []
         for subset in self.subsets():
@@ -132,7 +130,7 @@ class Landscape(Result):
         return pd.concat(frames, ignore_index=True)
 
     def _quantities(self, subset: Subset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Losses and, where targets are labels, accuracies, with the errors of interpolated ones."""
+        """Losses and, if targets are labels, accuracies, with the errors of interpolated ones."""
         errors = self.select(self.class_interpolation_errors, subset, self.interpolation_errors)
         found = {"loss": (self.values(subset), errors)}
         if self.has_labels:
@@ -172,7 +170,7 @@ class Landscape(Result):
         for axis, name in enumerate(("x", "y")):
             unit = plane_unit(self.directions, self.normalization, axis)
             described[name] = (f"distance along direction {axis + 1}", unit)
-        # The attributes of the CF conventions, which xarray's own plots write on their axes.
+        # Attributes of the CF conventions, from which xarray's plots label their axes.
         for name, (meaning, unit) in described.items():
             if name in data.variables:
                 data[name].attrs |= {"long_name": meaning, "units": unit}
@@ -203,7 +201,7 @@ class Landscape(Result):
 
 
 def require_samples(result: Any, subset: Any) -> None:
-    """Refuse subsets none of which has a sample, by name: there is nothing but NaN to draw."""
+    """Refuse subsets if none of them has a sample: there would be nothing but NaN to draw."""
     empty, chosen = [], several(subset)
     for one in [subset] if chosen is None else chosen:
         samples = result.class_samples.astype(float)

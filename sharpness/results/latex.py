@@ -11,13 +11,13 @@ from sharpness.results.description import Description
 
 #: Columns of names, which may look like numbers.
 WORDS = ("model", "run", "class", "group", "layer")
-#: What LaTeX reads as something else than the character, and how the character is written.
+#: LaTeX code for characters that LaTeX would interpret or cannot show.
 ESCAPED = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$",
     "±": r"$\pm$", "°": r"$^\circ$", "λ": r"$\lambda$", "–": "--",
 }  # fmt: skip
-#: A number, whose minus sign and exponent text cannot show.
+#: A number, whose minus sign and exponent need math mode.
 NUMBER = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)(?:e([+-]\d+))?(?![\w.])")
 
 
@@ -25,9 +25,9 @@ def as_latex(table: pd.DataFrame, notes: Sequence[str] = (), symbols: Mapping[st
     r"""A ``tabular`` of a table of text, for ``\usepackage{booktabs}``: numbers right, words left.
 
     Args:
-        table: to be read, with as many digits as its errors allow.
+        table: text, with as many digits as errors allow.
         notes: lines of a comment above it.
-        symbols: by the name of a column, mathtext for its head; those of this package's measures are known.
+        symbols: mathtext for column heads, by name; those of this package's measures are known.
 
     >>> print(as_latex(pd.DataFrame({"class": ["a_b", "c"], "lambda_max": ["-0.5 ± 0.2", "1e-09"]}), ["±: one error"]))
     % ±: one error
@@ -57,7 +57,7 @@ def as_latex(table: pd.DataFrame, notes: Sequence[str] = (), symbols: Mapping[st
 
 
 def escaped(text: str) -> str:
-    r"""Text as LaTeX shows it.
+    r"""Escape text for LaTeX.
 
     >>> print(escaped("50%_of {all} ±"))
     50\%\_of \{all\} $\pm$

@@ -30,10 +30,9 @@ class LayerResult(Result):
         layers: names of the L layers, in the order of the network.
         layer_parameters: (L,) parameters of each.
         values: (L, C), or (L, 1) of all classes together; NaN for a class without samples.
-        residuals: like ``values``: ``|H v - value v|`` of eigenvalues, None of traces.
-        standard_errors: like ``values``: of traces, over random vectors, None of eigenvalues.
-        lower, upper: like ``values``: ends of Student's 95 % intervals of traces; None of eigenvalues, and in files
-            from before they were kept.
+        residuals: like ``values``: ``|H v - value v|`` of eigenvalues, None for traces.
+        standard_errors: like ``values``: of traces, over random vectors, None for eigenvalues.
+        lower, upper: like ``values``: ends of Student's 95 % intervals; None for eigenvalues and in old files.
         converged: like ``values``, bool.
         per_class: whether the columns are classes.
         sample_products: Hessian-vector products times samples.
@@ -60,7 +59,7 @@ class LayerResult(Result):
 
     @property
     def errors(self) -> np.ndarray | None:
-        """The old name of ``standard_errors`` of traces and of ``residuals`` of eigenvalues."""
+        """The old name of ``standard_errors`` for traces, and of ``residuals`` for eigenvalues."""
         new = self.renamed({"measure": self.measure})["errors"]
         warn_renamed("LayerResult.errors", f"LayerResult.{new}")
         return getattr(self, new)
@@ -110,17 +109,17 @@ class LayerResult(Result):
         return long_form(frame, [self.measure], self.AXES)
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
-        draws = self.provenance.get("draws", self.provenance.get("probes", "some"))  # files of old have the latter
+        draws = self.provenance.get("draws", self.provenance.get("probes", "some"))  # old files have the latter
         return marks_in(frame, {self.measure: f"{draws} random vectors"})
 
     @picture("plot_layer_class", "plot_layer_class_grid", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:
-        """A heat map of layers and classes; of several models, a panel each with one scale of colours.
+        """Draw a heat map of layers and classes; several models have a panel each, with a common colour scale.
 
-        Of several trainings of a model the cells are means; their spread is in the table.
+        For several trainings of a model, cells are means; the table has their spread.
 
         Returns:
-            The Axes, or of several models the Figure.
+            The Axes, or the Figure for several models.
         """
         require_same(each(results), ("measure", "layers", "per_class"), shared=())
         first = first_of(results)

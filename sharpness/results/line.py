@@ -36,13 +36,13 @@ class LineResult(Landscape):
         quantity: str = "loss",
         **options: Any,
     ) -> Any:
-        """The curves of all models in one panel; or, of a list of subsets, a panel of these for each model.
+        """Draw the curves of all models in one panel; for a list of subsets, a panel of their curves for each model.
 
-        Of several trainings the curve is their mean, with a band of one standard deviation.
+        For several trainings, the curve is their mean, with a band of one standard deviation.
 
         Args:
-            ax: an Axes; for several models and a list of subsets, as many as there are models.
-            of: everything (None or ``"all"``), a class, a group, or a list of them.
+            ax: an Axes; for several models and a list of subsets, one for each model.
+            of: all samples (None or ``"all"``), a class, a group, or a list of these.
             quantity: ``"loss"``, ``"rise"`` above the model's own unperturbed loss, or ``"accuracy"``.
         """
         from sharpness.results.pictures import draw_lines

@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 import pandas as pd
 
-#: Classes up to which a table that is printed has a row for each, and those that it has beyond.
+#: Number of classes up to which a printed table has a row for each, and number of rows for more classes.
 EVERY, SHARPEST = 100, 10
-#: Columns by which classes are sharp, the first that a table has counts; or hard.
+#: Columns that rank classes by sharpness, or by difficulty; the first one in a table is used.
 SHARPNESS = ("lambda_max", "share", "eigenvalue", "worst_rise", "trace", "random_rise", "loss")
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -16,16 +16,16 @@ QUANTILES = (0.05, 0.5, 0.95)
 def abridged(
     table: pd.DataFrame, numbers: pd.DataFrame, class_names: Collection[str]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """A table with a row for every class, without most of them where they are more than 100.
+    """Reduce a table with more than 100 classes to the sharpest of them.
 
     Args:
         table: as it is printed, with a column ``class``.
-        numbers: of the same rows.
-        class_names: which rows are classes; others are of everything, or groups.
+        numbers: the numbers of the same rows.
+        class_names: names of the classes; other rows are for all samples or groups.
 
     Returns:
-        The rows of no class, then those of the ten sharpest classes; and a line for each measure with its quantiles
-        over all classes. A smaller table itself, and no lines.
+        The rows of all samples and groups, then those of the ten sharpest classes; and a line for each measure with its
+        quantiles over all classes. A smaller table is returned unchanged, without lines.
 
     >>> names = [f"c{i}" for i in range(201)]
     >>> whole = pd.DataFrame({"class": ["all", *names], "lambda_max": range(202)})

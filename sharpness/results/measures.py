@@ -21,9 +21,9 @@ from sharpness.results.words import marks_in, near_zero
 from sharpness.statistics.estimate import interval
 from sharpness.untrusted.refused import Refused
 
-#: What errors in files of old are over, which do not say it.
+#: Source of the errors in old files, which do not record it.
 UNKNOWN = "images, draws or vectors"
-#: Characters of a label that fit beside one of many panels.
+#: Characters of a label that fit next to one of several panels.
 LABEL = 20
 
 
@@ -37,15 +37,15 @@ class MeasureResult(Result):
         values: (M, C), NaN for a class without samples.
         standard_errors: (M, C), over images, random vectors or draws; NaN for what is not estimated.
         overall_standard_errors: (M,).
-        group_standard_errors: (M, G) of the groups' means, in the order of ``groups``; NaN, or None in files from
-            before they were kept, where classes are independent, so that their errors add up in squares.
-        train_counts: (C,) training images, -1 where unknown.
-        lower, upper: (M, C) ends of 95 % intervals; None in files from before they were kept.
+        group_standard_errors: (M, G) of the groups' means, in the order of ``groups``. NaN, or None in old files, means
+            that classes are independent, so that their errors add in quadrature.
+        train_counts: (C,) training images, -1 if unknown.
+        lower, upper: (M, C) ends of 95 % intervals; None in old files.
         overall_lower, overall_upper: (M,) of all samples.
         group_lower, group_upper: (M, G) of the groups' means.
-        over: (M,) what errors and intervals are over, such as "images" or "5 draws"; empty in files of old.
-        described: by the name of a measure, how it is shown, see :class:`~sharpness.results.description.Description`;
-            measures that are not in it are shown by their names.
+        over: (M,) source of variation of errors and intervals, such as "images" or "5 draws"; empty in old files.
+        described: descriptions of measures by name, see :class:`~sharpness.results.description.Description`; other
+            measures are shown by their names.
     """
 
     RENAMED: ClassVar = {
@@ -112,7 +112,7 @@ class MeasureResult(Result):
 
     @property
     def main(self) -> str:
-        """The only measure there is, or ``worst_rise`` of :func:`~sharpness.worst_case`."""
+        """The only measure, or ``worst_rise`` of :func:`~sharpness.worst_case`."""
         if len(self.names) > 1 and self.provenance.get("probe") != "worst_case":
             raise UserError(f"of which measure? name one of {', '.join(self.names)}, as in table[{self.names[0]!r}]")
         return "worst_rise" if "worst_rise" in self.names else self.names[0]
@@ -125,7 +125,7 @@ class MeasureResult(Result):
         if isinstance(classes, int):
             return _at((m, classes), *of_classes)
         found = mean_of([_at((m, c), *of_classes) for c in classes])
-        # What is known of a group takes the place of what follows for independent classes.
+        # Known errors of a group replace those that follow for independent classes.
         at = m, list(self.groups).index(str(subset))
         known = _at(at, None, self.group_standard_errors, self.group_lower, self.group_upper)._asdict()
         return found._replace(**{part: value for part, value in known.items() if np.isfinite(value)})
@@ -143,7 +143,7 @@ class MeasureResult(Result):
         ]
 
     def _ends(self, m: int) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper ends of the intervals of measure m: of the classes (2, C), and of everything (2,)."""
+        """Lower and upper ends of the intervals of measure m: of the classes (2, C), and of all samples (2,)."""
         if self.lower is None or self.upper is None or self.overall_lower is None or self.overall_upper is None:
             classes = interval(self.values[m], self.standard_errors[m])
             return classes, interval(self.overall[m], self.overall_standard_errors[m])
@@ -152,13 +152,13 @@ class MeasureResult(Result):
 
     @picture("plot_class_values", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
-        """One measure of every class, model beside model, from most to fewest images; bars are 95 % intervals.
+        """Draw one measure of every class, from most to fewest images, with models side by side.
 
-        Of several trainings mean and spread, beside the error bars of one training, on average.
+        Bars are 95 % intervals. For several trainings, mean and spread are drawn, with the average error bar of one.
 
         Args:
-            measure: ``"lambda_max"``, else ``"worst_rise"``, else the first there is, unless given; ``"all"`` draws a
-                panel for each in a figure of their own, and returns the list of Axes.
+            measure: name of a measure; by default ``"lambda_max"``, else ``"worst_rise"``, else the first. ``"all"``
+                draws a panel for each measure on a new figure, and returns the list of Axes.
         """
         from sharpness.plots import plot_class_values
 
@@ -185,7 +185,7 @@ class MeasureResult(Result):
 
         def rows(r: Any) -> np.ndarray:
             """Value, error and both ends (4, C) in the order of the picture, or (4, 1) of all samples."""
-            m = r.names.index(measure)  # tables of one model may have measures that those of another have not
+            m = r.names.index(measure)  # tables may have measures in different orders
             of_classes, of_all = r._ends(m)
             if by_class:
                 return np.stack([r.values[m], r.standard_errors[m], *of_classes])[:, order]
@@ -215,7 +215,7 @@ class MeasureResult(Result):
 
         first = first_of(results)
         axes = stacked_axes(len(first.names))
-        # From the last to the first, whose legend explains what is in any of them.
+        # In reverse order, because the legend of the first panel explains the marks of all panels.
         for i, (name, ax) in reversed(list(enumerate(zip(first.names, axes, strict=True)))):
             settings: dict[str, Any] = {"legend": i == 0}
             shown = first.description(name)
@@ -243,7 +243,7 @@ def _at(place: Any, *arrays: np.ndarray | None) -> Estimate:
 
 
 def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:
-    """The begin of the logarithmic part of an axis: a power of ten, two or three below the largest value."""
+    """The start of the logarithmic part of an axis: a power of ten, two to three decades below the largest value."""
     found = [r[measure].values for r in each(results).values()]
     largest = max(np.abs(v).max(initial=0, where=np.isfinite(v)) for v in found)
     return float(10.0 ** (np.floor(np.log10(largest)) - 2)) if largest > 0 else None

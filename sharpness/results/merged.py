@@ -21,9 +21,9 @@ from sharpness.results.perturbation import PerturbationResult
 from sharpness.results.same import SHARED, noise_fields, require_equal
 from sharpness.statistics.estimate import interval
 
-#: Measures that are means over samples: those of all samples are the means of the classes', by their weights.
+#: Measures that are means over samples: the value for all samples is the weighted mean over the classes.
 MEANS = ("loss", "accuracy")
-#: Entries of a provenance that say which samples were probed, of which parts have their own.
+#: Entries of a provenance that depend on the probed samples, and so differ between parts.
 OF_SAMPLES = (
     "data_sha256",
     "images_sha256",
@@ -39,7 +39,7 @@ JOINED = ("names", "layers", "k")
 
 
 def merge(sources: Sequence[Any]) -> Comparison[Any]:
-    """Read results of one kind from several files, and put them together.
+    """Read results of one kind from several files and combine them.
 
     Trainings of one model become :class:`Runs`, results for different classes of one training become one result, and
     duplicates count once.
@@ -65,10 +65,10 @@ def merge(sources: Sequence[Any]) -> Comparison[Any]:
 
 
 def join_classes(parts: Sequence[Result]) -> Any:
-    """One result of parts that probed other classes of one training each.
+    """Join results for different classes of one training into one result.
 
-    Losses and accuracies of all samples are recomputed from the classes'. No part has an eigenvalue or a rise of all
-    samples: these become NaN.
+    Losses and accuracies of all samples are recomputed from those of the classes. Other values for all samples, such as
+    eigenvalues, are unknown and become NaN.
 
     Raises:
         UserError: a class with samples in two parts, arrays of different shapes, or results of all samples together.
@@ -101,7 +101,7 @@ def join_classes(parts: Sequence[Result]) -> Any:
         axis = names.index(dimension)
         stacked = np.stack([np.moveaxis(value, axis, 0) for value in values])
         changes[f.name] = np.moveaxis(stacked[owner, np.arange(len(owner))], 0, axis)
-    # Digests of one part's samples would say that the whole is of these alone.
+    # Digests of one part's samples do not describe the whole.
     known = {k: v for k, v in first.provenance.items() if k not in OF_SAMPLES}
     samples = changes["class_samples"]
     changes |= _samples(parts)
@@ -152,7 +152,7 @@ def _told_of_classes(parts: Sequence[Result]) -> dict[str, Any]:
 
 
 def _overall(joined: Any, parts: Sequence[Any]) -> Any:
-    """The joined result with its numbers of all samples, as far as the classes' tell them."""
+    """Set the numbers for all samples, as far as they follow from those of the classes."""
     if isinstance(joined, Landscape):
         evaluated = np.logical_and.reduce([part.evaluated for part in parts])
         return replace(
@@ -169,7 +169,7 @@ def _overall(joined: Any, parts: Sequence[Any]) -> Any:
     rows = [_mean(joined, m) if name in MEANS else Estimate(np.nan) for m, name in enumerate(joined.names)]
     values, errors, lower, upper = np.array(rows, dtype=float).T
     bounded: Any = {} if joined.lower is None else {"overall_lower": lower, "overall_upper": upper}
-    # Classes have images of their own, of which NaN says that they are independent, but share draws and vectors.
+    # NaN means independent classes, which is right for errors over images. Draws and vectors are shared by classes.
     names = ("group_standard_errors", "group_lower", "group_upper")
     unknown = np.full((len(joined.names), len(joined.groups)), np.nan)
     groups: Any = {name: unknown.copy() for name in names} if joined.groups else {}
@@ -200,7 +200,7 @@ def _mean(joined: MeasureResult, m: int) -> Estimate:
 
 
 def _joined(found: Sequence[Saved]) -> list[Saved]:
-    """The same with parts of the classes of one training as one result."""
+    """Join results for different classes of one training; leave others unchanged."""
     parts: dict[tuple[Any, ...], list[Saved]] = {}
     for one in found:
         model = one.result.provenance.get("model_sha256", one.label)
@@ -209,7 +209,7 @@ def _joined(found: Sequence[Saved]) -> list[Saved]:
 
 
 def _of_training(found: list[Saved]) -> list[Saved]:
-    """Results of one training: one of its parts where these have no class in common, else those that there are."""
+    """Join the results of one training if they have no class in common; otherwise return them unchanged."""
     samples = [one.result.class_samples for one in found]
     same = len({len(n) for n in samples}) == 1
     if len(found) == 1 or not same or (np.sum([n > 0 for n in samples], axis=0) > 1).any():

@@ -33,7 +33,7 @@ class OptimaResult(Result):
         optimum_losses: (C,) L_c at w + d_c.
         optimum_loss_errors: (C,) their standard errors over images, at fixed d_c.
         cosines: (C, C) between displacements; 1 on the diagonal.
-        losses_at: (C, C) loss of the class of the column at the optimum of that of the row.
+        losses_at: (C, C) loss of the column's class at the optimum of the row's class.
         converged: (C,) bool.
         vectors: (C, num_parameters) displacements, or None if they were not kept.
         products: (C,) Gauss-Newton products.
@@ -100,12 +100,12 @@ class OptimaResult(Result):
 
     @picture("plot_layer_class", "plot_layer_class_grid", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:
-        """The conflict matrix: cosines between the displacements of classes, from most to fewest images.
+        """Draw the conflict matrix: cosines between the displacements of classes, from most to fewest images.
 
-        Of several trainings the cells are means. A cosine below zero: what serves one class costs the other.
+        For several trainings, cells are means. A negative cosine means that what helps one class harms the other.
 
         Returns:
-            The Axes, or of several models the Figure.
+            The Axes, or the Figure for several models.
         """
         require_same(each(results), shared=())
         first = first_of(results)

@@ -144,13 +144,14 @@ class PerturbationResult(Result):
         radius: float | None = None,
         **options: Any,
     ) -> Any:
-        """The rise of the loss, model beside model; of several trainings with their mean and spread.
+        """Draw the rise of the loss, with models side by side; for several trainings, with mean and spread.
 
         Args:
-            of: everything (None), a class, or a group.
-            kind: ``"draws"``: every draw at one radius; ``"radii"``: mean and standard deviation at all radii, of
-                several trainings over these, with bars of one standard error over draws.
-            radius: one of ``radii``, for ``"draws"``; the largest unless given.
+            of: all samples (None), a class, or a group.
+            kind: ``"draws"``: every draw at one radius; ``"radii"``: mean and standard deviation over draws at all
+                radii. For several trainings, the standard deviation is over trainings, and bars are one standard error
+                over draws.
+            radius: one of ``radii``, for ``"draws"``; by default the largest.
 
         Raises:
             UserError: an unknown kind, a radius that was not probed, or results that cannot be compared.
@@ -166,7 +167,7 @@ class PerturbationResult(Result):
                 raise UserError(f"radius={radius:g}: kind='radii' draws all of them, leave it out")
             rise = means(results, lambda r: r.rise(of)[0])
             trainings = spreads(results, lambda r: r.rise(of)[0])
-            # The band of several trainings is over these: their bar is a standard error, no second deviation.
+            # For several trainings, the band is over trainings, and the bar a standard error, not a second deviation.
             errors, over_draws = means(results, lambda r: r.rise(of)[1]), means(results, lambda r: r.spread(of))
             over_draws |= {label: errors[label] for label in trainings}
             curves = {label: (first.radii, rise[label], over_draws[label]) for label in results}

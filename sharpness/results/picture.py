@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sharpness.plots import PlotOptions
     from sharpness.results.runs import Entry
 
-#: What results give to the functions that draw, not users.
+#: Options that results, not users, pass to plotting functions.
 INNER = (
     "trainings", "marks", "intervals", "over", "doubtful", "flags", "counts", "keys", "bounds", "names", "colors",
     "base", "rows",
@@ -31,11 +31,11 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 class Later:
-    """A method that is made when it is first looked up.
+    """A method that is created on first access.
 
     Args:
         make: returns the function.
-        of_class: whether its first argument is the class, also where it is called on an instance.
+        of_class: whether its first argument is the class, even if it is called on an instance.
     """
 
     def __init__(self, make: Callable[[], Callable[..., Any]], of_class: bool = False) -> None:
@@ -48,16 +48,16 @@ class Later:
 def picture(*draws: str, classes: bool = False, without: Mapping[str, str] | None = None) -> Callable[..., Any]:
     """Make a class method of ``compare(cls, results, ax, ..., **options)`` that takes the options of every picture.
 
-    ``order`` and ``labels`` are applied to the results, ``title`` and ``log`` are handed on, the others are in force
-    while it draws.
+    ``order`` and ``labels`` are applied to the results, ``title`` and ``log`` are passed on; the others are in force
+    while the picture is drawn.
 
     Args:
-        draws: names of the functions of :mod:`sharpness.plots` that ``**options`` go to: what they take can be given.
-        classes: whether classes stand beside each other, so that ``order`` and ``labels`` may name them.
-        without: options that this kind of picture has no use for, with the reason.
+        draws: names of the functions of :mod:`sharpness.plots` that receive ``**options`` and define the valid ones.
+        classes: whether classes are side by side, so that ``order`` and ``labels`` may name them.
+        without: options that do not apply to this kind of picture, with the reason.
 
     Raises:
-        UserError: when it is called with an option that there is not, with the list of those that there are.
+        UserError: when the method is called with an unknown option; the message lists the valid ones.
     """
     return lambda compare: Later(lambda: _with_options(compare, draws, classes, without or {}), of_class=True)
 
@@ -65,7 +65,7 @@ def picture(*draws: str, classes: bool = False, without: Mapping[str, str] | Non
 def _with_options(
     compare: Callable[..., Any], names: Sequence[str], classes: bool, without: Mapping[str, str]
 ) -> Callable[..., Any]:
-    """The function that :func:`picture` describes, with the signature and the docstring of all that it takes."""
+    """The function that :func:`picture` describes; its signature and docstring include all options."""
     from sharpness import plots
     from sharpness.plots.options import COMMON, PlotOptions, options_in_force
 
@@ -79,7 +79,7 @@ def _with_options(
     known = [p.name for p in (*own, *further)]
 
     @functools.wraps(compare)
-    # By this name of the function warnings of old names tell users where to look.
+    # Warnings about old names of options show this name of the function.
     @renamed_arguments(colors="palette", subset="of")
     def plot(cls: Any, results: Mapping[str, Entry], ax: Any = None, *args: Any, **given: Any) -> Any:
         for name in given.keys() - {*known, *COMMON, *INNER}:
@@ -112,7 +112,7 @@ def _with_options(
 
 
 def _require_axes(ax: Any) -> None:
-    """Refuse what nothing can be drawn on, and projections in which pictures would say something else."""
+    """Refuse objects that are not Axes, and projections that would change what pictures show."""
     from matplotlib.axes import Axes
 
     for one in [] if ax is None else np.ravel(np.asarray(ax, dtype=object)):
@@ -122,7 +122,7 @@ def _require_axes(ax: Any) -> None:
 
 
 def _renamed(results: Mapping[str, Entry]) -> dict[str, str]:
-    """The models, classes and groups that a picture cannot name as they are called, with the names it can draw."""
+    """Models, classes and groups whose names cannot be drawn, with names that can."""
     from sharpness.plots.labels import drawable
     from sharpness.results.comparison import first_of
 
@@ -132,7 +132,7 @@ def _renamed(results: Mapping[str, Entry]) -> dict[str, str]:
 
 
 def _drawn(value: Any, renamed: Mapping[str, str]) -> Any:
-    """Results, and options that name parts of them, with other names."""
+    """Apply new names to results, and to options that refer to parts of them."""
     from sharpness.results.base import Result
     from sharpness.results.runs import Runs
 
@@ -153,17 +153,17 @@ def _drawn(value: Any, renamed: Mapping[str, str]) -> Any:
 
 
 def _with_arguments(doc: str | None, arguments: Mapping[str, str]) -> str:
-    """A docstring with other entries in its section Args, which stands before what it returns and raises."""
+    """Replace the entries of the section Args of a docstring, which comes before Returns and Raises."""
     text = re.sub(r"^Args:\n(?:    .*\n?)*\n?", "", inspect.cleandoc(doc or ""), flags=re.MULTILINE)
     before, *after = re.split(r"^(?=Returns:|Raises:)", text, maxsplit=1, flags=re.MULTILINE)
     return "\n\n".join([before.rstrip(), "Args:\n" + "\n".join(arguments.values()), *after])
 
 
 def chosen(results: Mapping[str, Entry], options: PlotOptions, classes: bool) -> Mapping[str, Entry]:
-    """The results that ``order`` asks for, by the names that ``labels`` give them.
+    """The results selected by ``order``, under the names given by ``labels``.
 
     Raises:
-        UserError: a name that neither a model nor, where they matter, a class has; or two models of one name.
+        UserError: a name that is neither a model nor, if they can be named, a class; or two models of one name.
     """
     from sharpness.results.comparison import first_of
 
@@ -182,7 +182,7 @@ def chosen(results: Mapping[str, Entry], options: PlotOptions, classes: bool) ->
 
 
 def in_order(names: Sequence[str], usual: np.ndarray) -> np.ndarray:
-    """Indices of classes in the order asked for, where it names classes; else in the ``usual`` one."""
+    """Indices of classes in the requested order, if it names classes; otherwise in the ``usual`` order."""
     from sharpness.plots.options import options_in_force
 
     wanted = [names.index(name) for name in options_in_force().order or () if name in names]
@@ -198,10 +198,10 @@ def columns_of(first: Any) -> tuple[np.ndarray, list[str]]:
 
 
 def applying(draw: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The options, if ``draw`` has them all.
+    """Return the options if ``draw`` accepts all of them.
 
     Raises:
-        UserError: it is another kind of picture that has one of them.
+        UserError: an option that only applies to another kind of picture.
     """
     has = [p.name for p in inspect.signature(draw).parameters.values() if p.kind is _KEYWORD]
     for name in options:
@@ -218,7 +218,7 @@ def heat_maps(
     """Draw values (rows, columns) of one model on ``ax``, or of several in a figure of their own.
 
     Args:
-        rows: their names, of every model.
+        rows: names of the rows, by model.
 
     Raises:
         UserError: Axes for several models.

@@ -26,7 +26,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, options: dict[str, Any]) -> Any:
-    """Models in one panel; or subsets in one panel, or in one for each model. Of several trainings mean and spread."""
+    """Draw models in one panel, or subsets in a panel per model; for several trainings, mean and spread."""
     first = first_of(results)
     options = {
         "xlabel": line_label(first.directions, first.normalization),
@@ -36,7 +36,7 @@ def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, 
     }
 
     def numbers(subset: Subset) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Curves, and of models of several trainings those of each, by label."""
+        """Curves by label, and those of every training for models with several."""
         found = [of(results, lambda r: values_of(r, subset, quantity)) for of in (means, spreads)]
         return {label: (first.x, y) for label, y in found[0].items()}, found[1]
 
@@ -47,7 +47,7 @@ def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, 
     found = {subset_title(first, one): numbers(one) for one in subsets}
     panels = {label: {title: curves[label] for title, (curves, _) in found.items()} for label in results}
     bands = {label: {title: of[label] for title, (_, of) in found.items() if label in of} for label in results}
-    # All samples have the first colour wherever they stand in the list.
+    # All samples have the first colour, whatever their position in the list.
     others = iter(SUBSET_COLORS[1:] * (1 + len(subsets)))
     shades = [SUBSET_COLORS[0] if plain_subset(first, s) is None else next(others) for s in subsets]
     options = {"colors": shades, **options}
@@ -65,7 +65,7 @@ def draw_planes(
     quantity: str,
     options: dict[str, Any],
 ) -> Any:
-    """Models side by side; several subsets below each other, or in the menu of an interactive picture."""
+    """Draw models side by side; several subsets become rows, or entries in the menu of an interactive picture."""
     first = next(iter(results.values()))
     explained = first.provenance.get("explained")
     options = {
@@ -87,7 +87,7 @@ def draw_planes(
         panels = {label: panel_of(r, subset, quantity) for label, r in results.items()}
         places = plot_planes(panels, ax, kind=kind, **applying(plot_plane_grid, options))
     else:
-        # On Axes of the caller every subset has its place, whether it can be drawn or not.
+        # On given Axes, every subset keeps its place, even if it cannot be drawn.
         chosen = drawable(results, subsets, quantity) if ax is None else subsets
         rows = _rows(results, chosen, quantity)
         places = plot_plane_grid(rows, ax, kind=kind, **applying(plot_plane_grid, options))

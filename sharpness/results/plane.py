@@ -57,19 +57,19 @@ class PlaneResult(Landscape):
         basins: bool = False,
         **options: Any,
     ) -> Any:
-        """A panel for each model, with common levels and colours; a list of subsets becomes rows.
+        """Draw a panel for each model, with common levels and colours; a list of subsets becomes rows.
 
         Args:
-            ax: with a single panel an Axes; with several, a list of as many, row by row.
-            of: everything (None or ``"all"``), a class, a group, or a list of them.
+            ax: an Axes for a single panel; otherwise a list of Axes, row by row.
+            of: all samples (None or ``"all"``), a class, a group, or a list of these.
             kind: ``"filled"`` contours, ``"contour"`` lines with their values, ``"heatmap"``, ``"surface"``, or
                 ``"interactive"``, a plotly Figure, in which a menu chooses among the subsets.
             quantity: ``"loss"``; ``"rise"`` above the model's own unperturbed loss, which shows flatness where losses
                 are far apart; or ``"accuracy"``.
-            run: which of several trainings of a model is shown, such as ``"seed 1"``; the first unless given. Its name
-                stands in the title.
+            run: the training to show if a model has several, such as ``"seed 1"``; by default the first. The title
+                names it.
             basins: outline the basins of every panel: a solid line around the one that holds the model, dashed ones
-                around others, and a cross at each bottom. Of contours and heat maps.
+                around others, and a cross at each bottom. For contours and heat maps.
         """
         from sharpness.plots import outline_basins
         from sharpness.results.pictures import draw_planes
@@ -151,7 +151,7 @@ class PlaneResult(Landscape):
 
 
 def _warn_interpolated(results: Mapping[str, Any]) -> None:
-    """A line about accuracies between evaluated points: their errors are not those that the tolerance is for."""
+    """Log the errors of interpolated accuracies, which the tolerance does not control."""
     share = np.mean([1 - r.evaluated.mean() for r in results.values()])
     if share > 0:
         off = np.concatenate([r.accuracy_interpolation_errors()[~r.evaluated] for r in results.values()])

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: Numbers from here on, and numbers with more decimal places, are written with an exponent.
+#: Numbers of at least LARGE, or with more than PLACES decimal places, are written with an exponent.
 LARGE, PLACES = 1e7, 7
-#: Spreads below so much of their value are those of floating-point sums of equal numbers.
+#: A spread below this fraction of the value is a rounding error of equal numbers.
 NO_SPREAD = 1e-12
 
 
@@ -50,9 +50,9 @@ def described(value: float, se: float, sd: float, lower: float, upper: float, *,
     """A value with what is known about its error: ``value [lower, upper]``, or ``value ± se`` without an interval; in a
     table with spreads over trainings ``mean ± sd [lower, upper]``, or ``mean ± sd (se)``.
 
-    The decimal place is that of ``sd``, else of ``se``, else of half of the interval's half width. Ends of an interval
-    have the same, but for those far away, which end at a tenth of their distance, and those that would be rounded to
-    zero, which keep their first digit: that an interval excludes zero must be seen.
+    The decimal place is that of ``sd``, else of ``se``, else of half of the interval's half width. The ends of an
+    interval have the same place, with two exceptions: far ends are rounded to a tenth of their distance, and ends that
+    would be rounded to zero keep their first digit, to show that the interval excludes zero.
 
     >>> nan = float("nan")
     >>> described(0.95123, 0.021, nan, 0.9, 0.98), described(0.95123, 0.021, nan, nan, nan)
@@ -84,8 +84,7 @@ def _end(end: float, value: float, error: float) -> str:
 
 
 def aligned(cells: Sequence[str]) -> list[str]:
-    """Cells padded to one width, with their first numbers aligned at the decimal point and what follows these at the
-    left.
+    """Pad cells to one width: first numbers are aligned at the decimal point, the text after them at the left.
 
     >>> aligned(["0.51 ± 0.03", "12.3", "-", "-1 ± 2"])
     [' 0.51 ± 0.03', '12.3       ', ' -         ', '-1    ± 2   ']
@@ -100,12 +99,12 @@ def aligned(cells: Sequence[str]) -> list[str]:
 
 
 def _error(error: float, value: float) -> str:
-    """An error to its own decimal place, with an exponent where its value has one."""
+    """An error to its own decimal place, with an exponent if its value has one."""
     return _at(error, places(error), max(abs(value), error)) if error > 0 else f"{error:g}"
 
 
 def _at(value: float, place: int, size: float) -> str:
-    """A value to a decimal place, with an exponent where numbers of such size and place need one."""
+    """A value to a decimal place, with an exponent if its size or place requires one."""
     if place > PLACES or size >= LARGE:
         if value == 0:
             return "0"

@@ -14,13 +14,13 @@ from sharpness.identity import NAMES, VALUES, SampleIdentity
 if TYPE_CHECKING:
     from sharpness.results.base import Result
 
-#: How numbers came about, by their names in a provenance.
+#: Settings that determine the numbers, by their names in a provenance.
 SHARED = ("dtype", "scope", "coordinates", "batchnorm", "loss", "loss_function", "logits")
-#: Where a provenance of an earlier version lacks one.
+#: Values of settings that a provenance of an earlier version lacks.
 BEFORE = {"logits": "calibrated", "coordinates": "plain"}
 #: What tables and pictures are split by.
 SPLIT = ("class_names", "groups")
-#: Classes that a refusal names.
+#: Maximum number of classes that an error names.
 NAMED = 4
 TENSORS = (
     "; tensors are compared as they stand: if these are the same images, say how they were normalised, "
@@ -39,13 +39,13 @@ class Probed(NamedTuple):
 
 
 def require_same(results: Mapping[str, Result], fields: Sequence[str] = (), shared: Sequence[str] = SHARED) -> None:
-    """Refuse results of other samples, scope, BatchNorm policy, loss, precision, classes, groups, or other ``fields``.
+    """Refuse results with different samples, scope, BatchNorm policy, loss, precision, classes, groups, or ``fields``.
 
     Fields that a provenance lacks are not compared.
 
     Args:
         fields: attributes of the results.
-        shared: what must agree of their provenances.
+        shared: entries of the provenances that must agree.
 
     Raises:
         UserError: tells how many samples differ and which, or names the field that differs, and both values; or
@@ -55,7 +55,7 @@ def require_same(results: Mapping[str, Result], fields: Sequence[str] = (), shar
     if len(kinds) > 1:
         raise UserError(f"{' and '.join(sorted(kinds))} cannot be compared: give results of one kind")
     losses = {r.provenance.get("loss") for r in results.values()}
-    weights = len(losses) == 1 or "loss" in shared  # every loss has weights of its own
+    weights = len(losses) == 1 or "loss" in shared  # weights may depend on the loss
     require_same_samples({label: r.probed for label, r in results.items()}, weights)
     if len({str(r.provenance.get("python")).rpartition(".")[0] for r in results.values()}) > 1:
         shared = [name for name in shared if name != "loss_function"]  # a digest of bytecode, which versions change
@@ -67,10 +67,10 @@ def require_same(results: Mapping[str, Result], fields: Sequence[str] = (), shar
 
 
 def require_same_samples(probed: Mapping[str, Probed], weights: bool = True) -> None:
-    """Refuse other samples than the first one's: another order, or another normalisation, is no difference.
+    """Refuse results whose samples differ from those of the first. Order and normalisation may differ.
 
     Args:
-        weights: whether samples must count alike, too, up to a common factor.
+        weights: whether the samples' weights must agree, too, up to a common factor.
 
     Raises:
         UserError: tells how many differ, of which classes, and the first of them.
@@ -100,18 +100,18 @@ def require_equal(described: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def noise_fields(result: Any, fields: Sequence[str]) -> tuple[str, ...]:
-    """``fields``, and normalisation and seed of a landscape along Gaussian directions."""
+    """``fields``, plus normalisation and seed for a landscape along Gaussian directions."""
     gaussian = "gaussian" in getattr(result, "directions", "").split("+")
     return (*fields, "normalization", "seed") if gaussian else tuple(fields)
 
 
 def _difference(a: Probed, b: Probed, of_a: str, of_b: str, weights: bool) -> str | None:
-    """Describe the difference between the samples of two; None without one."""
+    """Describe the difference between two sets of samples; None if there is none."""
     same_bits = a.data_sha256 == b.data_sha256
     if a.identity is None or b.identity is None:
         if same_bits or None in (a.data_sha256, b.data_sha256):
             return None
-        # Files of earlier versions have a digest alone, which does not show what of the samples differs.
+        # Files of earlier versions only have a digest, which does not show how the samples differ.
         old = " and ".join(name for name, one in ((of_a, a), (of_b, b)) if one.identity is None)
         return (
             f"data_sha256 is {str(a.data_sha256)[:12]}... and {str(b.data_sha256)[:12]}..., and {old} does not tell "
@@ -160,7 +160,7 @@ def _of_samples(a: Probed, b: Probed, mine: np.ndarray, theirs: np.ndarray, of_a
 
 
 def _classes(probed: Probed, indices: np.ndarray) -> str:
-    """Of which classes some samples are, the most frequent ones first.
+    """The classes of some samples with their counts, most frequent first.
 
     >>> from sharpness.identity import PIXELS
     >>> seen = SampleIdentity(PIXELS, np.array([0, 1, 1]), np.arange(3, dtype=np.uint64))
@@ -185,7 +185,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _in_few_words(value: Any) -> str:
-    """A value in few words: of a grid, where it begins and ends."""
+    """A short text for a value; for a grid, its ends and number of points."""
     if isinstance(value, np.ndarray) and len(value) > 1 and np.allclose(np.diff(value, 2), 0):
         return f"{value[0]:g} to {value[-1]:g} in {len(value)} points"
     return shown(str(value.tolist() if isinstance(value, np.ndarray) else value))

@@ -1,4 +1,4 @@
-"""Several data sets in one: arrays of one shape get a further dimension, the others stand beside each other."""
+"""Several data sets in one: arrays of equal shape are stacked along a new dimension, others are kept separately."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-#: The name of an array that is of one part alone, and of its dimensions: those of all parts, and the part's number.
+#: Names of arrays and dimensions of a single part: the original name and the part's number.
 _ALONE = re.compile(r"(.*)\[(\d+)\]", re.DOTALL)
 
 
 def stack(parts: Sequence[xr.Dataset], dimension: str, names: Sequence[str]) -> xr.Dataset:
-    """One data set of several results of a kind, with their attributes.
+    """Combine the data sets of several results of one kind, with their attributes.
 
     Args:
-        dimension: along which arrays are stacked that have one shape in all parts.
-        names: of the parts, the coordinate of that dimension.
+        dimension: name of the new dimension, along which arrays of equal shape in all parts are stacked.
+        names: names of the parts, the coordinate of that dimension.
 
     >>> parts = [xr.Dataset({"a": ("x", [1, 2]), "b": ("y", [0] * n)}, attrs={"fields": ""}) for n in (1, 2)]
     >>> data = stack(parts, "model", ["CE", "GCL"])

@@ -20,7 +20,7 @@ def values_of(result: Any, subset: Subset, quantity: str) -> np.ndarray:
     """Losses, their rises or accuracies, in the shape of ``result.losses``.
 
     Raises:
-        UserError: an unknown quantity or subset, a group without classes, or accuracy where no answer is right.
+        UserError: an unknown quantity or subset, a group without classes, or accuracy of targets that are not labels.
     """
     choose("quantity", quantity, QUANTITIES)
     if quantity == "accuracy" and not np.isfinite(result.class_accuracies).any():
@@ -50,7 +50,7 @@ def subset_title(result: Any, subset: Subset) -> str:
 
 
 def several(subset: Any) -> list[Subset] | None:
-    """The subsets of a list, or None if it is a single one.
+    """The subsets in a list, or None for a single subset.
 
     Raises:
         UserError: an empty list.
@@ -61,7 +61,7 @@ def several(subset: Any) -> list[Subset] | None:
 
 
 def drawable(results: Mapping[str, Any], subsets: Sequence[Subset], quantity: str) -> list[Subset]:
-    """The subsets that have a finite value, with a line about the others; all of them if none has."""
+    """The subsets with a finite value, with a warning about the others; all subsets if none has any."""
     kept = [s for s in subsets if any(np.isfinite(values_of(r, s, quantity)).any() for r in results.values())]
     if not kept or len(kept) == len(subsets):
         return list(subsets)

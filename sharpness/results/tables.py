@@ -14,11 +14,11 @@ from sharpness.renamed import warn_renamed
 from sharpness.results.rounding import aligned, described
 from sharpness.results.words import NEAR_ZERO, estimates, near_zero
 
-#: The columns that every table of a result begins with, behind those of a comparison.
+#: The first columns of the table of every result, after those of a comparison.
 KEYS = ("class", "group", "samples")
 #: New names of columns of checks by their old ones.
 OLD_CHECKS = {"row": "class", "error": "measured_se"}
-#: Endings of columns of an estimate's own error, which have no spread of their own.
+#: Suffixes of columns of errors, for which no spread over trainings is computed.
 OWN_ERRORS = ("_se", "_lower", "_upper", "residual", "_interpolation_error")
 
 #: Spaces that align numbers.
@@ -97,8 +97,8 @@ def long_form(frame: pd.DataFrame, measures: Sequence[str], axes: Sequence[str])
 def of_training(frame: pd.DataFrame, model: str, run: str | None) -> pd.DataFrame:
     """A long table with the model and the seed of its training in the first two columns.
 
-    The seed is a number where the training is called ``"seed <number>"``, else the training's name, and missing where
-    there is none.
+    The seed is a number if the training is named ``"seed <number>"``, otherwise the training's name; it is missing
+    without a name.
     """
     seed = re.fullmatch(r"seed (\d+)", run or "")
     frame = frame.drop(columns=["model", "seed"], errors="ignore")
@@ -108,21 +108,20 @@ def of_training(frame: pd.DataFrame, model: str, run: str | None) -> pd.DataFram
 
 
 def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Long tables below each other, seeds as integers where all of them are."""
+    """Concatenate long tables; seeds become integers if all of them are."""
     frame = pd.concat(frames, ignore_index=True)
     return frame.assign(seed=frame["seed"].convert_dtypes())
 
 
 def as_html(table: pd.DataFrame, rows: int, notes: Sequence[str] = ()) -> str:
-    """The first rows of a table, a line that says how many more there are, and the table's notes; labels and names are
-    shown as they are.
+    """The first rows of a table as HTML, the number of rows left out, and the notes; labels and names are escaped.
 
     >>> "<b>" in as_html(pd.DataFrame({"<b>": ["<b>"]}), 1)
     False
     """
     left = len(table) - rows
     more = f"<p>{left} more of {len(table)} rows: see <code>.to_frame()</code></p>" if left > 0 else ""
-    # Spaces as wide as a digit, which a browser keeps: numbers are aligned in the text.
+    # Numbers are aligned by spaces. Browsers keep these, which are as wide as a digit.
     padded = table.head(rows).map(lambda cell: PADDING.sub(_kept, cell) if isinstance(cell, str) else cell)
     told = padded.to_html(index=False, escape=True, render_links=False)
     return told + more + "".join(f"<p>{escape(note)}</p>" for note in notes)
@@ -133,12 +132,12 @@ def _kept(spaces: re.Match[str]) -> str:
 
 
 def over_trainings(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """One table of the tables of several trainings, which have the same rows.
+    """Combine the tables of several trainings, which have the same rows.
 
     A column that is equal in all of them, such as the class, stays. Numbers become their mean over the trainings that
-    have one, and ``<name>_sd`` behind it their standard deviation (n - 1; NaN of a single one). Errors of the single
-    estimates become their mean, which is the error of a typical training. Flags are True where they are in all
-    trainings, and counts are added up.
+    have one, followed by their standard deviation in ``<name>_sd`` (n - 1; NaN for a single number). Errors are
+    averaged, which gives the error of a typical training. Flags are True if they are in all trainings, counts are
+    summed, and texts that differ are joined.
 
     >>> tables = [pd.DataFrame({"class": ["a"], "loss": [loss], "loss_se": [0.5]}) for loss in (1.0, 3.0)]
     >>> over_trainings(tables).round(3).to_dict("records")

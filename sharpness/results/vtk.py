@@ -12,11 +12,11 @@ from sharpness.files import write_atomically
 
 
 def write_vtk(path: Path, x: np.ndarray, y: np.ndarray, arrays: Mapping[str, np.ndarray], title: str = "") -> None:
-    """Write a structured grid of points ``(x[i], y[j], 0)`` with scalars (ny, nx) at each, whole or not at all.
+    """Write a structured grid of points ``(x[i], y[j], 0)`` with scalars (ny, nx) at each, atomically.
 
-    The format is legacy VTK 3.0, binary (big-endian): numbers are exact, and NaN and infinities are what they are,
-    which in text would depend on the reader. x runs fastest. Spaces and the like in names are percent-encoded, which
-    VTK undoes. Flags become unsigned bytes, everything else doubles. ParaView shows the first array first.
+    The format is legacy VTK 3.0, binary (big-endian), which keeps numbers exact, including NaN and infinities, whose
+    text form depends on the reader. x runs fastest. Special characters in names are percent-encoded, which VTK decodes.
+    Flags become unsigned bytes, everything else doubles. ParaView shows the first array first.
 
     Source: "VTK File Formats", docs.vtk.org.
     """

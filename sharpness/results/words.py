@@ -11,7 +11,7 @@ import pandas as pd
 from sharpness.errors import shown
 from sharpness.results.rounding import with_error
 
-#: Behind a value that lies within two of its standard errors of zero.
+#: Mark of a value within two of its standard errors of zero.
 NEAR_ZERO = "°"
 
 
@@ -22,17 +22,17 @@ def near_zero(value: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 def in_coordinates(provenance: Mapping[str, Any]) -> str:
-    """The words that an axis adds where derivatives are in other coordinates than plain ones."""
+    """The text that the label of an axis adds if derivatives are not in plain coordinates."""
     return "" if provenance.get("coordinates", "plain") == "plain" else named_coordinates(provenance)
 
 
 def named_coordinates(provenance: Mapping[str, Any]) -> str:
-    """The words for the coordinates of derivatives, plain ones included."""
+    """The text for the coordinates of derivatives, including plain ones."""
     return f" ({provenance.get('coordinates', 'plain')} coordinates)"
 
 
 def estimates(frame: pd.DataFrame, name: str) -> list[tuple[float, float, float, float, float]]:
-    """Value, standard error, spread and ends of the interval of every row, NaN for what there is not."""
+    """Value, standard error, spread and ends of the interval of every row; NaN for missing ones."""
     columns = [name, *(f"{name}_{end}" for end in ("se", "sd", "lower", "upper"))]
     return list(frame.reindex(columns=columns).astype(float).itertuples(index=False, name=None))
 
@@ -41,7 +41,7 @@ def marks_in(frame: pd.DataFrame, over: Mapping[str, str]) -> list[str]:
     """The meaning of brackets, ± and rings in a table of ``with_errors``: one line, or none.
 
     Args:
-        over: of every value that has an interval or an error, what it is over, such as "images".
+        over: the source of variation of every column's errors, such as "images".
     """
     shown = {name: np.array(estimates(frame, name)) for name in over if name in frame and len(frame)}
     known = {name: rows[np.isfinite(rows[:, 0])] for name, rows in shown.items()}
@@ -60,7 +60,7 @@ def marks_in(frame: pd.DataFrame, over: Mapping[str, str]) -> list[str]:
 
 
 def told_circumstances(provenance: Mapping[str, Any]) -> list[str]:
-    """Lines on what all numbers of a result depend on: half precision inside the model, and the temperature.
+    """Lines on circumstances that affect all numbers of a result: half precision in the model, and the temperature.
 
     >>> told_circumstances({"half_precision": "bfloat16 in layer 'fc' (Linear)"})
     ["reduced precision: the model computes in bfloat16 in layer 'fc' (Linear)"]
@@ -71,7 +71,7 @@ def told_circumstances(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def told_temperature(provenance: Mapping[str, Any]) -> list[str]:
-    """The temperature that logits were divided by, with its standard error, in one line; none where by nothing.
+    """One line on the temperature that logits were divided by, with its standard error; none without one.
 
     >>> told_temperature({"temperature": 1.7321, "temperature_se": 0.021, "temperature_samples": 2000,
     ...     "temperature_images": "held-out images"})
