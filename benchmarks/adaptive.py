@@ -1,12 +1,12 @@
-"""What an adaptive plane leaves out, and how far off it is: against the full plane of the same model.
+"""Compare adaptive planes with the full planes of the same models: evaluated points and errors.
 
 python benchmarks/adaptive.py runs/demo/*/seed-0 [--points 51] [--range 0.5] [--tol 0.01] [--output FILE]
 
-evaluated   part of the points
-error       the largest |interpolated - evaluated| of the overall loss over max(relief, height above the minimum),
-            relief being the 0.9 quantile above the minimum
-class       the same of the worst class
-covered     part of the interpolated cells whose estimated error is at least the true one, overall loss
+evaluated   fraction of the points that were evaluated
+error       the largest |interpolated - evaluated| of the overall loss, divided by max(relief, height above the
+            minimum), where relief is the 0.9 quantile of the height
+class       the same for the worst class
+covered     fraction of the interpolated cells whose estimated error is at least the true one, for the overall loss
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def relative(found: np.ndarray, exact: np.ndarray) -> float:
-    """The largest error over the larger of relief and height."""
+    """Return the largest error, divided by the larger of relief and height."""
     height = exact - exact.min()
     relief = np.quantile(height, 0.9)
     return float((np.abs(found - exact) / np.maximum(relief, height)).max())

@@ -1,11 +1,11 @@
-"""All-class eigenvalues as tasks: CPU seconds, memory of a worker, size of the result, overhead outside products, plan.
+"""Eigenvalues of all classes as tasks: CPU seconds, memory of a worker, size of the result, overhead, plan.
 
 python benchmarks/classes.py [--classes 1000] [--images 8] [--workers 2] [--model resnet10] [--side 32]
 python benchmarks/classes.py --classifier --classes 8142   # in closed form, of a last layer of 512 features
 
-Images are of a prototype a class, with noise, and the network is trained on none: what is timed does not hang on it.
-Times are of the processor, because others may use it. ``overhead`` is the part of a row of two images that is not spent
-in products, the gradient that starts it counted as one.
+Every class has a prototype image with noise; the network is untrained, which does not affect the times. Times are CPU
+times, because other processes may use the cores. ``overhead`` is the fraction of the time for a class of two images
+that is not spent in products; the gradient of the starting vector counts as a product.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sharpness.probes.shared.work import Work
 
 
 def stand_in(classes: int, images: int, model: str, side: int) -> Objective:
-    """A network and so many images of every class."""
+    """Return the objective of an untrained network on ``images`` images of every class."""
     torch.manual_seed(0)
     labels = torch.arange(classes).repeat_interleave(images)
     prototypes = torch.randn(classes, 3, side // 4, side // 4)
@@ -39,7 +39,7 @@ def stand_in(classes: int, images: int, model: str, side: int) -> Objective:
 
 
 def last_layer(classes: int, features: int = 512) -> Objective:
-    """A linear layer on features of prototypes, 24 to 2 images a class, most of which it is sure of."""
+    """Return the objective of a linear layer on features of 24 to 2 images per class, confident on most of them."""
     generator = torch.Generator().manual_seed(0)
     counts = [int(24 * (1 / 12) ** (c / (classes - 1))) for c in range(classes)]
     labels = torch.arange(classes).repeat_interleave(torch.tensor(counts))
@@ -53,7 +53,7 @@ def last_layer(classes: int, features: int = 512) -> Objective:
 
 
 def closed_form(classes: int) -> None:
-    """Print what the largest eigenvalue of every class takes."""
+    """Print the cost of the largest eigenvalue of every class in closed form."""
     objective = last_layer(classes)
     few = objective.restrict(torch.arange(1000))
     sure = few.outputs().softmax(1).gather(1, few.y[:, None]).median()
@@ -69,7 +69,7 @@ def closed_form(classes: int) -> None:
 
 
 def overhead(objective: Objective) -> tuple[float, float, int]:
-    """CPU seconds of one class of two images, those of its products, and their number."""
+    """Return the CPU seconds of three classes of two images, the part spent in products, and their number."""
     inside, original = [], {}
 
     def timed(name: str):
@@ -84,7 +84,7 @@ def overhead(objective: Objective) -> tuple[float, float, int]:
         setattr(CurvatureOperator, name, call)
 
     task = RowEigenvalues(Work(None, {}), 1, "LA", 1e-3, 100, 0)
-    task(0, objective.restrict(0))  # traces, and examines the network
+    task(0, objective.restrict(0))  # traces and verifies the network
     for name in ("__call__", "gradient"):
         timed(name)
     start = time.process_time()

@@ -1,16 +1,16 @@
-"""What a Hessian-vector product costs, ours and those of other libraries, side by side.
+"""Cost of a Hessian-vector product, compared with other libraries.
 
     python benchmarks/curvature.py [--batch 128] [--repeats 11] [--output FILE]
 
-A product is measured in gradients: ResNet-32, float32, eval mode, random 32x32 images. Every contender has a process of
-its own; these take turns within every repeat, each product right after a gradient (plain PyTorch, channels-last) in the
-same process, and the median of the ratios is reported with its quartiles, so that a busy machine shows as spread and
-not as bias. Every contender gets the memory layout that is faster for it, tried beforehand.
+A product is measured in gradients: ResNet-32, float32, eval mode, random 32x32 images. Every contender has its own
+process. The processes take turns within every repeat, and each product directly follows a gradient (plain PyTorch,
+channels-last) in the same process. Medians and quartiles of the ratios are reported, so a busy machine adds spread and
+not bias. Every contender gets the memory layout that was faster for it in a trial.
 
-    product          one product, everything from the beginning
-    further product  the mean of three in a run at the same weights, with what the library keeps from the first
-    error            |Hv - exact| / |exact| in a run, exact by plain double backward in float64
-    MiB              peak memory above model and images, of one product and of a run: see memory.py
+    product          one product from scratch
+    further product  mean of three more products at the same weights, with whatever the library keeps from the first
+    error            |Hv - exact| / |exact| of a further product; exact is plain double backward in float64
+    MiB              peak memory beyond model and images, of one product and of a run of products, see memory.py
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
 def product_cells(
     layouts: dict[type[Contender], str], args: argparse.Namespace
 ) -> tuple[dict[type[Contender], list[str]], str]:
-    """The left half of the table, and a line about the unit."""
+    """Return the cells of the table for every contender, and a line about the unit."""
     note("products")
     ratios, unit = product_costs(layouts, args.batch, args)
     note("memory")
@@ -77,7 +77,7 @@ def product_cells(
 
 
 def own_row(images: int, layout: str, args: argparse.Namespace) -> list[str]:
-    """Ours over so many images in one batch, in gradients over as many."""
+    """Return the row for our products over ``images`` images in one batch, in gradients over the same images."""
     note(f"sharpness, {images} images")
     ratios, _ = product_costs({Ours: layout}, images, args)
     return [str(images), *map(spread, ratios[Ours])]
@@ -86,14 +86,14 @@ def own_row(images: int, layout: str, args: argparse.Namespace) -> list[str]:
 def product_costs(
     layouts: dict[type[Contender], str], images: int, args: argparse.Namespace
 ) -> tuple[dict[type[Contender], np.ndarray], float]:
-    """Gradients per product, alone and further, (2, repeats) for every contender; and seconds per gradient."""
+    """Return gradients per product, single and further, (2, repeats) for every contender; and seconds per gradient."""
     seconds = product_seconds(layouts, args.model, images, args.repeats)
     ratios = {c: np.stack([t[:, 1] / t[:, 0], t[:, 3] / t[:, 2]]) for c, t in seconds.items()}
     return ratios, float(np.median([t[:, ::2] for t in seconds.values()]))
 
 
 def product_error(contender: type[Contender], problem: Problem) -> float:
-    """Of a product in a run, relative to plain double backward in float64."""
+    """Return the error of a further product, relative to plain double backward in float64."""
     instance = contender(*problem)
     v = unit_vector(instance.size)
     exact = exact_product(problem)(v)

@@ -1,4 +1,4 @@
-"""A device as benchmarks see it: its name, seconds of work on it, and the two rates that bound all work."""
+"""Devices in benchmarks: name, timing of calls, and the two rates that bound all work."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from workloads import describe
 
-#: Seconds after which a measurement is repeated no more, once it has been made three times.
+#: Seconds after which a measurement is not repeated further, if it was made at least three times.
 ENOUGH = 1.5
 
 
 def card(device: torch.device) -> list[str]:
-    """The card, its driver and memory; the processor; the versions."""
+    """Describe the GPU, its driver and memory; the processor; and the versions."""
     lines = describe([])
     lines = [line.rstrip(", ") for line in lines]
     if device.type != "cuda":
@@ -32,19 +32,19 @@ def card(device: torch.device) -> list[str]:
 
 
 def slug(device: torch.device) -> str:
-    """A name for files, such as ``nvidia-h100-80gb-hbm3``."""
+    """Return a name of the device for files, such as ``nvidia-h100-80gb-hbm3``."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def settle(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(function: Callable[[], object], device: torch.device, repeats: int = 15, warm_up: int = 2) -> float:
-    """The median of several calls, each waited for; after two that warm up."""
+    """Return the median time of several synchronised calls, after ``warm_up`` calls."""
     for _ in range(warm_up):
         function()
     settle(device)
@@ -59,7 +59,7 @@ def seconds(function: Callable[[], object], device: torch.device, repeats: int =
 
 @contextmanager
 def tf32(allowed: bool):
-    """Whether float32 may be computed with 10 bits of mantissa, in convolutions and matrix products."""
+    """Allow or forbid TF32 (10 bits of mantissa) in convolutions and matrix products."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     owners = [cudnn.conv, matmul] if hasattr(cudnn, "conv") else [cudnn, matmul]
     name, value = (
@@ -76,14 +76,14 @@ def tf32(allowed: bool):
 
 
 def bandwidth(device: torch.device, small: bool) -> float:
-    """Bytes a second, read and written, of a large copy."""
+    """Return the bytes per second, read and written, of a large copy."""
     source = torch.rand(2**22 if small else 2**29, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() * 4 / seconds(lambda: target.copy_(source), device)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, small: bool, reduced: bool = False) -> float:
-    """Floating-point operations a second of a large product of random matrices."""
+    """Return the floating-point operations per second of a large product of random matrices."""
     n = 512 if small else 8192
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     with tf32(reduced):

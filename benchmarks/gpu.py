@@ -1,18 +1,18 @@
-"""What a GPU makes of gradients, Hessian-vector products, eigenvalues, planes and training.
+"""Speed of gradients, Hessian-vector products, eigenvalues, planes and training on a GPU.
 
     python benchmarks/gpu.py [--device cuda] [--small] [--tests SECONDS] [--budget SECONDS] [--only STEP ...]
                              [--checkpoint FILE] [--output FILE]
 
-First the tests marked ``cuda`` run in a process of their own, for at most ``--tests`` seconds (0: not at all). Then
-every step below is measured: warmed up, waited for, the median of several calls. A step that fails is told and the next
-one comes. The table is written anew after every step, to ``benchmarks/gpu-CARD.txt`` unless told otherwise.
+First, the tests marked ``cuda`` run in their own process for at most ``--tests`` seconds (0: no tests). Then every step
+below is measured as the median of several synchronised calls after a warm-up. If a step fails, its error is reported
+and the next one runs. The table is rewritten after every step, by default to ``benchmarks/gpu-CARD.txt``.
 
-    ceilings     bytes a second of a copy, operations a second of matrix products: what bounds the rest
-    gradient     of a ResNet-32 at several batch sizes: plain torch, and ours, whose float32 has all of its digits
-    products     one of a run of Hessian-vector products, in gradients of the same data and precision
-    eigenvalues  the largest of every class, from the first call on: tracing and examination included
-    plane        image-points a second beside the floor: what the convolutions must read and write, or compute
-    training     images a second of an epoch, CE and CC-SAM
+    ceilings     bytes per second of a copy, operations per second of matrix products: these bound the rest
+    gradient     of a ResNet-32 at several batch sizes: plain torch, and ours, which uses full float32
+    products     one of many Hessian-vector products, in gradients over the same data in the same precision
+    eigenvalues  the largest of every class from the first call, including tracing and verification
+    plane        image-points per second, compared with the limit from memory traffic and operations of convolutions
+    training     images per second of an epoch, CE and CC-SAM
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from sharpness.data import ImageSet, LongTailData
 from sharpness.engine.flops import forward_flops
 
 ROOT = Path(__file__).parent.parent
-#: The grid and the images that a plane's time is stated for.
+#: Numbers of points and images for which the time of a plane is stated.
 GRID, IMAGES = 51 * 51, 10_000
 
 
 @dataclass
 class Bench:
-    """What the steps share: the device, sizes, the network, and the table so far."""
+    """Shared state of the steps: device, sizes, network, and measured rates."""
 
     device: torch.device
     small: bool
@@ -67,7 +67,7 @@ class Bench:
         return "resnet8" if self.small else "resnet32"
 
     def random(self, images: int) -> tuple[nn.Module, Tensor, Tensor]:
-        """The network over random images, on the device, in channels-last."""
+        """Return the network, random images and labels on the device, in channels-last."""
         model, x, y = random_images(self.model_name, images)
         if self.checkpoint:
             model = load_checkpoint(self.checkpoint).model
@@ -75,7 +75,7 @@ class Bench:
         return model, x.to(self.device, memory_format=torch.channels_last), y.to(self.device)
 
     def trained(self) -> tuple[nn.Module, Tensor, Tensor]:
-        """A network trained on upsampled digits, with 100 images a class: curvature as after training."""
+        """Return a network trained on upsampled digits and 100 images per class, for curvature as after training."""
         if self._trained is None:
             per_class, size, epochs = (2, 16, 1) if self.small else (100, 32, 5)
             self._trained = digits(self.model_name, per_class, size, epochs, self.device, "train")
@@ -263,7 +263,7 @@ def main() -> None:
 
 
 def tested(limit: float, workers: int) -> list[str]:
-    """Run the tests marked ``cuda``, printing as they go; the last lines of what they print."""
+    """Run the tests marked ``cuda``, print their output, and return its last lines."""
     command = [sys.executable, "-m", "pytest", "tests/cuda", "-m", "cuda", "-W", "default", "--tb=short"]
     command += ["--durations=8", "-p", "no:cacheprovider", "-n", str(workers)]
     start = time.perf_counter()
@@ -292,8 +292,10 @@ def _told(wall: float, images: int) -> str:
 
 @torch.no_grad()
 def _work(model: nn.Module, x: Tensor) -> tuple[int, int]:
-    """Operations of a forward pass of one image, and the numbers that its convolutions read and write, fused with
-    what follows them, of which each residual block reads its input once more."""
+    """Return the operations of a forward pass of one image, and the values that it reads and writes.
+
+    Convolutions are assumed to be fused with the operations that follow; each residual block reads its input once more.
+    """
     moved: list[int] = []
 
     def note_sizes(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

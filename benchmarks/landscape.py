@@ -1,19 +1,19 @@
-"""What a landscape costs: image-points a second, ours and others', side by side.
+"""Speed of landscapes in image-points per second, compared with other implementations.
 
     python benchmarks/landscape.py [--model resnet32] [--images 512] [--points 4] [--repeats 7] [--output FILE]
 
 A point is one set of weights; an image-point is one image at one point. ResNet-32, random 32x32 images, eval mode,
-points on a line through the weights. Every contender has a process of its own; these take turns within every repeat,
-and ratios are to the plain loop of the same repeat: medians with quartiles.
+points on a line through the weights. Every contender has its own process. The processes take turns within every repeat,
+and ratios refer to the plain loop of the same repeat (medians and quartiles).
 
     plain loop          weights written in place, forward passes of 128 images under no_grad, contiguous, float32
     loss-landscapes     its linear_interpolation over the same images, in one batch as its documentation shows
     sharpness, float32  Objective.evaluation, per class, exact: BatchNorm folded, ReLU and sums fused
     sharpness, bfloat16 the same in reduced precision
-    matrix product      what the hardware gives at best: nearly all of a forward pass is convolutions
-    error               |loss - exact| / exact one step along the line, exact by the module in float64
+    matrix product      the best that the hardware can reach; convolutions are nearly all of a forward pass
+    error               |loss - exact| / exact one step along the line; exact is the module in float64
 
-Below them the floor of every stage of the network: see ``stages``.
+A second table has the limits of every stage of the network, see ``stages``.
 """
 
 from __future__ import annotations
@@ -114,11 +114,11 @@ def main() -> None:
 
 
 def stages() -> list[list[str]]:
-    """What bounds a CIFAR ResNet, stage by stage: its convolution as the landscape calls it, and two matrix products.
+    """Compare the convolution of every stage of a CIFAR ResNet with two matrix products.
 
-    The same sums as one matrix product, ``(images x pixels, 9 channels) @ (9 channels, channels)``, whose operand would
-    have to be copied out of the image nine times first; and a large square one, which keeps all units busy. Where the
-    first is far below the second, 16 channels are too few to fill a unit: no layout and no fusing changes that.
+    The first computes the same sums, ``(images x pixels, 9 channels) @ (9 channels, channels)``; its operand would have
+    to be copied from the image nine times. The second is large and square and keeps all units busy. If the first is far
+    slower than the second, 16 channels are too few to fill a unit, which no layout or fusion can change.
     """
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -142,12 +142,12 @@ def stages() -> list[list[str]]:
 
 
 def fastest(function: Callable[..., object], *operands: Tensor) -> float:
-    """Seconds of the fastest of a few calls."""
+    """Return the seconds of the fastest of eight calls."""
     return min(timed(function, *operands) for _ in range(8))
 
 
 def bound(model: str, dtype: torch.dtype) -> str:
-    """At the speed of a matrix product on all threads, how fast would the network be?"""
+    """Describe the speed of the network if it ran at the speed of a matrix product on all threads."""
     network, x, _ = random_images(model, 1)
     flops = forward_flops(network, x)
     a = torch.randn(SQUARE, SQUARE).to(dtype)
@@ -184,7 +184,10 @@ def _seconds(points: int) -> float:
 
 
 def _error(model: str, images: int) -> float:
-    """One step along the line, relative to the module in float64; of two losses found, the one that is there."""
+    """Return the error one step along the line, relative to the module in float64.
+
+    Two points are evaluated, because contenders differ in where their line begins; the closer one counts.
+    """
     network, x, y = random_images(model, images, "contiguous")
     direction = _direction((network, x, y))
     network.double()

@@ -1,13 +1,13 @@
-"""Is the time that a plan announces right? Ten pieces of work of different size, timed from their announcement on.
+"""Accuracy of announced times: ten probes of different size, timed from their announcement.
 
     python benchmarks/plans.py [--model zoo:ce] [--trials 10] [--output FILE]
 
-Images are scikit-learn's digits, scaled up to 32x32, of as many of the ten classes as the trial says. The clock counts,
-so that the figures hold on a machine that does nothing else.
+Images are scikit-learn's digits, scaled up to 32x32, of up to ten classes. Times are wall-clock times, which are only
+meaningful on an idle machine.
 
-    announced   the first line that says how long the work should take, before it begins or after a first point of it
-    took        from that line to the result
-    ratio       took / announced: right within a factor of two where it is between 0.5 and 2
+    announced   the first announced time, before the work begins or after its first point
+    took        time from the announcement to the result
+    ratio       took / announced; between 0.5 and 2 counts as right within a factor of two
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from workloads import describe
 import sharpness
 from sharpness.probes.shared import point_table
 
-#: Seconds of the words in which a plan is announced.
+#: Seconds per unit of an announced time.
 UNITS = {"minutes": 60.0, "seconds": 1.0, "second": 1.0}
 Work = Callable[[sharpness.Objective], Any]
 
 
 def trials() -> list[tuple[str, int, int, Work]]:
-    """Name, classes, images a class and work, those that take least first."""
+    """Return name, number of classes, images per class and work of every trial, the shortest first."""
 
     def of(measures: str, **settings: Any) -> Work:
         return lambda objective: sharpness.measure(objective, measures, **settings)
@@ -60,7 +60,7 @@ def trials() -> list[tuple[str, int, int, Work]]:
 
 
 class Announced(logging.Handler):
-    """The first announcement: when, and of how many seconds."""
+    """Handler that records the time of the first announcement and the announced seconds."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -74,7 +74,7 @@ class Announced(logging.Handler):
 
 
 def timed(work: Work, objective: sharpness.Objective) -> tuple[float, float]:
-    """Announced seconds, and those that it took."""
+    """Return the announced seconds and the actual ones."""
     heard, logger = Announced(), logging.getLogger("sharpness")
     logger.addHandler(heard)
     try:
@@ -85,7 +85,7 @@ def timed(work: Work, objective: sharpness.Objective) -> tuple[float, float]:
 
 
 def samples(classes: int, each: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Digits as colour images of 32x32, the first ones of every class."""
+    """Return the first ``each`` digits of every class as colour images of 32x32, and their labels."""
     digits = load_digits()
     images = torch.from_numpy(digits.images).float()[:, None].div(8).sub(1).expand(-1, 3, -1, -1)
     labels = torch.from_numpy(digits.target).long()

@@ -1,11 +1,11 @@
-"""Images a second of a training that processes share, against one process of one thread.
+"""Images per second of a training shared by several processes, compared with one single-threaded process.
 
-Both train the same recipe on the same shards, in turn, one thread a process:
+Both train the same recipe on the same shards, one after the other, with one thread per process:
 
     python benchmarks/processes.py --processes 2
 
-Seconds are of the clock, from the second epoch on; where other work takes the cores, the processor's seconds that are
-printed beside them say more: their sum over processes should hardly grow.
+Times are wall-clock times from the second epoch on. If other work uses the cores, the CPU times, which are also
+printed, are more meaningful: their sum over processes should hardly grow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sharpness.training import loop
 
 
 def measured(rank: int, processes: int, port: int, given: argparse.Namespace, folder: str) -> None:
-    """Train in one of some processes, and keep the seconds of its epochs."""
+    """Train in one of the processes, and store the seconds of its epochs."""
     torch.set_num_threads(1)
     if processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),

@@ -1,22 +1,22 @@
-"""Which radius of CC-SAM? Its factor, its cap and mixup, by accuracy on images that training leaves out and flatness.
+"""Sweep over CC-SAM's factor, cap and mixup: accuracy on held-out training images, and flatness.
 
 python benchmarks/radius.py [--factors 0.01,0.1] [--caps 0.02,none] [--mixup 1,0] [--seeds 0] [--output FILE]
 python benchmarks/radius.py --checkpoints RUN ...
 
-Every setting trains CC-SAM for 40 epochs, both stages, and adds one row to the file; rows that are there are not made
-again, so that the same command goes on after an interruption. ``plain`` is mode=plain: no perturbation. ``--data
-cifar10-lt --epochs 30`` does the same there; ``--checkpoints`` measures runs that are there, with their folder as key.
+Every setting trains CC-SAM for 40 epochs, both stages, and adds one row to the file. Existing rows are not computed
+again, so the same command resumes after an interruption. ``plain`` is mode=plain, without perturbation. Use ``--data
+cifar10-lt --epochs 30`` for CIFAR-10-LT; ``--checkpoints`` measures existing runs and prints their folders.
 
-held_*      mean accuracy over classes, on the images of the training pool that the long tail leaves out (of the digits
-            917, and 4 of the most frequent class, of CIFAR-10 none of it): what a setting is chosen by
-test_*      the same on the test set: reported only
-rise        of the training loss of the rare classes (the group few), their mean: the largest within an l2 ball of
-            radius 0.1 around all weights, by five steps of ascent
-lambda_max  their Hessians' largest eigenvalue, likewise
-*_equal     both at equal confidence: logits are divided by the temperature that is best on the images left out
-bound       share of labelled rows in training whose step is at its limit; 1 is a fixed length relative to the weights
-head_norm   of the classifier's weights
-collapsed   held-out accuracy more than 10 points below that of plain of the same mixup and seed
+held_*      mean accuracy over classes on the images of the training pool outside the long-tailed subset (digits: 917, 4
+            of them of the most frequent class; CIFAR-10: none of that class); settings are selected by it
+test_*      the same on the test set; only reported
+rise        largest rise of the training loss within an l2 ball of radius 0.1 around all weights, found by five steps of
+            ascent: mean over the rare classes (the group few)
+lambda_max  largest eigenvalue of the Hessian: mean over the rare classes
+*_equal     both at equal confidence: logits are divided by the temperature that fits the held-out images best
+bound       share of labelled training rows whose step is at its limit; 1 is a fixed length relative to the weights
+head_norm   norm of the classifier's weights
+collapsed   held-out accuracy more than 10 points below that of plain with the same mixup and seed
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def left_out(data: LongTailData, data_root: str | None = None) -> ImageSet:
-    """The training images of a data set that are not in its long tail."""
+    """Return the training images of a data set that are not in its long-tailed subset."""
     name, tail = data.longtail.dataset, data.longtail
     pool = digit_pools()[0] if name == "digits-lt" else load_data(name.removesuffix("-lt"), data_root=data_root).train
     kept = select_indices(pool.labels, tail.train_counts, tail.subset)
@@ -82,7 +82,7 @@ def left_out(data: LongTailData, data_root: str | None = None) -> ImageSet:
 def trained(
     data: LongTailData, held: ImageSet, factor: str, cap: str, mixup: float, seed: int, epochs: int
 ) -> dict[str, float]:
-    """Train one setting, and measure it."""
+    """Train with one setting, and measure the model."""
     options = {"mode": "plain"} if factor == "plain" else {"rho_scale": float(factor)}
     options |= {"cap": None if cap == "none" else float(cap), "mixup": mixup}
     with tempfile.TemporaryDirectory() as folder, limits() as bound:
@@ -93,7 +93,7 @@ def trained(
 
 
 def measured(checkpoint: Checkpoint, held: ImageSet, data: LongTailData) -> dict[str, float]:
-    """Accuracy on the images left out, and the sharpness of the rare classes."""
+    """Measure the accuracy on the held-out images, and the sharpness of the rare classes."""
     few, found = list(data.groups["few"]), {}
     batches = (held.normalize(images) for images in held.images.split(500))
     with torch.no_grad():
@@ -121,7 +121,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, divisor: float) -> Tensor:
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
-    """What to divide logits by for the smallest cross-entropy, mean over classes, to a percent."""
+    """Return the divisor of the logits with the smallest cross-entropy (mean over classes), to one per cent."""
     weight = 1 / labels.bincount(minlength=logits.shape[1]).clamp_min(1).float()
     grid = np.exp(np.arange(-2, 4, 0.01))
     return float(min(grid, key=lambda t: float(F.cross_entropy(logits / float(t), labels, weight))))
@@ -129,7 +129,7 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
 
 @contextmanager
 def limits() -> Iterator[list[float]]:
-    """Shares of rows at their limit, step by step, while training goes on inside."""
+    """Record the share of rows at their limit for every training step inside the context."""
     bound, length = [], Perturbation.length
 
     def watched(self: Perturbation, w: Tensor, g: Tensor, k: int, counts: Tensor, rarest: Tensor) -> Tensor:

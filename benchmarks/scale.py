@@ -1,11 +1,11 @@
-"""What probes take at scale: unit costs measured here, plans for 1, 8 and 64 GPUs, and a simulator of their task lists.
+"""Cost of probes at scale: measured unit costs, plans for 1, 8 and 64 GPUs, and a simulation of task lists.
 
 python benchmarks/scale.py measure      # cost of passes in forward passes, and of a Lanczos step per parameter
 python benchmarks/scale.py plan         # ImageNet-LT and iNaturalist 2018 with ResNet-50
-python benchmarks/scale.py simulate     # how far 8 and 64 workers are from perfect
+python benchmarks/scale.py simulate     # makespan of 8 and 64 workers relative to perfect balance
 
-A pass over n images takes ``latency + n * units * FLOP / throughput``, a Lanczos step of k parameters beside it
-``4 k * VECTOR_PASSES / bandwidth``. Times measured here are of the processor (one thread); plans are computed.
+A pass over n images takes ``latency + n * units * FLOP / throughput``; a Lanczos step of k parameters takes another
+``4 k * VECTOR_PASSES / bandwidth``. Measured times are CPU times of one thread; plans are computed.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from sharpness import Objective, eigenvalues
 from sharpness.curvature.recurrence import extremes
 from sharpness.models import build_model
 
-#: Passes in units of a forward pass, as docs/curvature.md counts them: the first product keeps nothing yet.
+#: Costs in forward passes, counted as in docs/curvature.md for a product without cached activations.
 UNITS = {"forward": 1.0, "gradient": 3.0, "product": 8.0}
-#: Times that a step of Lanczos' recurrence reads or writes a vector of all parameters.
+#: Number of times that a Lanczos step reads or writes a vector of all parameters.
 VECTOR_PASSES = 14
-#: GPUs of a node, whose memory holds the prepared images once they have been read.
+#: GPUs per node; the memory of a node keeps the prepared images after the first read.
 NODE = 8
-#: Bytes of an image of 224 pixels squared, as prepared images have them.
+#: Bytes of a prepared image of 224 x 224 pixels.
 IMAGE = 3 * 224 * 224
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a worker is taken to do.
+    """Assumed performance of a worker.
 
     Args:
         throughput: FLOP/s of passes in float32.
         bandwidth: bytes/s of its memory.
-        latency: seconds of a pass of any size.
-        start: seconds until a worker that is started, or started again, computes.
-        disk: bytes/s of the shared disk, of all workers together.
+        latency: seconds that every pass takes in addition.
+        start: seconds until a started or restarted worker computes.
+        disk: bytes/s of the shared disk for all workers together.
     """
 
     throughput: float = 20e12
@@ -53,7 +53,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Data:
-    """A long tail by its totals, and a network: FLOP of a forward pass of an image, and parameters."""
+    """Totals of a long-tailed data set, and a network: FLOP of a forward pass per image, and parameters."""
 
     name: str
     images: int
@@ -64,7 +64,7 @@ class Data:
     parameters: float
 
     def counts(self) -> np.ndarray:
-        """Images of every class: a power of an exponential tail that has the right sum."""
+        """Return the images of every class: an exponential tail in a power of the rank, with the right sum."""
         rank = np.linspace(0, 1, self.classes)
         low, high = 0.05, 20.0
         for _ in range(60):
@@ -81,18 +81,18 @@ DATA = (
 
 
 def products_of(counts: np.ndarray, most: int = 40, least: int = 10) -> np.ndarray:
-    """Products of a class: ten suffice for a handful of images, and the head takes 40."""
+    """Return the assumed products of every class: from 10 for a few images to 40 for the head."""
     return least + (most - least) * np.clip(np.log(counts / 5) / np.log(1280 / 5), 0, 1)
 
 
 def row_seconds(data: Data, machine: Machine, counts: np.ndarray) -> np.ndarray:
-    """Seconds of the largest eigenvalue of every class on one worker."""
+    """Return the seconds for the largest eigenvalue of every class on one worker."""
     step = machine.latency + 4 * data.parameters * VECTOR_PASSES / machine.bandwidth
     return products_of(counts) * (step + counts * UNITS["product"] * data.flop / machine.throughput)
 
 
 def passes_seconds(data: Data, machine: Machine, units: float, workers: int) -> float:
-    """Seconds of passes over all images by workers that share points or vectors; every node reads the images once."""
+    """Return the seconds of passes over all images, shared by workers; every node reads the images once."""
     computed = data.images * units * data.flop / machine.throughput / workers
     return max(computed, -(-workers // NODE) * data.images * IMAGE / machine.disk)
 
@@ -101,19 +101,24 @@ def simulate(
     tasks: np.ndarray, workers: int, machine: Machine, rng: np.random.Generator, *, failures: float = 0.0,
     stragglers: float = 0.0, slow: float = 2.0, longest_first: bool = True,
 ) -> tuple[float, int]:  # fmt: skip
-    """Seconds until all tasks are done, and how many were lost: each worker takes the next task when it is free.
+    """Simulate workers that take the next task when they are free; return the total seconds and the lost tasks.
 
     Args:
-        tasks: seconds of each.
-        failures: of a worker, per hour; it loses its task, which is done again, and starts anew.
-        stragglers: the part of workers that take ``slow`` times as long.
+        tasks: seconds of each task.
+        workers: number of workers.
+        machine: performance of a worker.
+        rng: generator of failures and of the order of tasks.
+        failures: failures per worker and hour; the worker restarts, and its task is run again.
+        stragglers: fraction of workers that take ``slow`` times as long.
+        slow: factor on the time of stragglers.
+        longest_first: run the longest tasks first, else in random order.
 
     >>> simulate(np.array([3.0, 2.0, 1.0]), 2, Machine(start=0), np.random.default_rng(0))
     (3.0, 0)
     """
     speed = np.where(np.arange(workers) < round(stragglers * workers), slow, 1.0)
     queue = list(np.sort(tasks)[::-1] if longest_first else rng.permutation(tasks))
-    queue.reverse()  # taken from the end
+    queue.reverse()  # tasks are taken from the end
     free = [(machine.start, w) for w in range(workers)]
     heapq.heapify(free)
     end, lost = 0.0, 0
@@ -143,7 +148,7 @@ def hours(seconds: float) -> str:
 
 
 def plan() -> None:
-    """Print what probes take."""
+    """Print the costs of probes."""
     machine = Machine()
     for data in DATA:
         counts, weights = data.counts(), 4 * data.parameters
@@ -169,7 +174,7 @@ def plan() -> None:
 
 
 def told() -> None:
-    """Print how far workers are from perfect."""
+    """Print the makespan relative to perfect balance."""
     machine = Machine()
     print("| data | workers | longest first | any order | each fails in 4 h | a tenth at half the speed | both |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
@@ -188,7 +193,7 @@ def told() -> None:
 
 
 def cpu(call, least: float = 0.5) -> float:
-    """CPU seconds of a call, the least of several."""
+    """Return the smallest CPU time of several calls."""
     call()
     found, spent = [], 0.0
     while spent < least:
@@ -200,7 +205,7 @@ def cpu(call, least: float = 0.5) -> float:
 
 
 def measured(model: str, classes: int, images: int, side: int) -> dict[str, float]:
-    """Passes over some images in forward passes, and FLOP/s of a forward pass, on one thread."""
+    """Return the costs of gradient and product in forward passes, and the FLOP/s of a forward pass, on one thread."""
     torch.manual_seed(0)
     network = build_model(model, classes).eval()
     objective = Objective(network, (torch.randn(images, 3, side, side), torch.arange(images) % classes))
@@ -217,7 +222,7 @@ def measured(model: str, classes: int, images: int, side: int) -> dict[str, floa
 
 
 def measure() -> None:
-    """Print unit costs here, and how well they tell another call."""
+    """Print unit costs on this machine, and how well they predict another call."""
     torch.set_num_threads(1)
     print("| network | images | gradient | product | GFLOP/s of a forward pass |\n| --- | ---: | ---: | ---: | ---: |")
     found = {}

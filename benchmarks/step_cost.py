@@ -1,25 +1,25 @@
-"""What a training step costs, in steps of plain cross-entropy on the same network and batch.
+"""Cost of a training step, relative to plain cross-entropy on the same network and batch.
 
     python benchmarks/step_cost.py [--images 128] [--repeats 15] [--precision float32|bfloat16] [--output FILE]
 
-A gradient is the unit: one forward pass, and a backward pass of about twice its cost. The column "floor" has what a
-step takes at least, in gradients:
+The unit is a gradient: one forward pass, and a backward pass of about twice its cost. The column "floor" is the minimum
+cost of a step in gradients:
 
     CC-SAM on the classifier: 1. It adds to one gradient products of (m, m), (m, d) and (m, C) arrays, m = 2 * images
     with mixup: with d = 64 and m = 256 that is 10 million multiplications, against 69 million per image for the
     network's forward pass alone.
 
-    SAM, ASAM, GP and rwSAM: 2, two weights at which one gradient is taken each (rwSAM reads its two losses off one
-    forward pass and differentiates one of them).
+    SAM, ASAM, GP and rwSAM: 2, one gradient at each of two points (rwSAM computes its two losses from one forward pass
+    and differentiates one of them).
 
-    MP: M, its draws; nothing else is evaluated.
+    MP: M, the number of draws.
 
-    ImbSAM and Focal-SAM: 8/3. They step with a combination of three gradients, of two parts of the loss at w and of one
-    of them at w + eps: two forward passes, the parts sharing one, and three backward passes, where three gradients are
-    published. With BatchNorm no backward pass can be left out, because the statistics of a batch mix its images; ImbSAM
-    takes a plain step where a batch has no tail image.
+    ImbSAM and Focal-SAM: 8/3. A step combines three gradients: of two parts of the loss at w, and of one of them at
+    w + eps. This takes two forward passes, because the parts share one, and three backward passes, instead of the three
+    gradients of the published code. With BatchNorm no backward pass can be omitted, because the statistics of a batch
+    mix its images. ImbSAM takes a plain step if a batch has no tail image.
 
-    FS-DGPM: 3, the gradients of two halves of the batch and two of the whole.
+    FS-DGPM: 3, the gradients of two halves of the batch, and two of the whole batch.
 
     PoF: 4/3, a gradient of the backbone, and a forward pass of another batch for the shift of the classifier.
 
@@ -29,12 +29,12 @@ step takes at least, in gradients:
     CC-SAM on the last block takes as many passes of that block as there are classes in the batch; below it, one
     gradient.
 
-What happens once an epoch is listed apart, in steps too: SWA adds up k weights, and FS-DGPM takes a forward pass of 300
-images and an eigendecomposition per layer. At the end of a stage SWA makes one more forward pass over the training
-images, 1/3 of an epoch's gradients.
+Work done once per epoch is listed separately, also in steps: SWA averages k weights, and FS-DGPM takes a forward pass
+of 300 images and an eigendecomposition per layer. At the end of a stage, SWA makes one more forward pass over the
+training images, which is 1/3 of an epoch's gradients.
 
-The contenders take turns within every repeat, and the median of the ratios is reported with its quartiles, so that a
-busy machine shows as spread and not as bias.
+The contenders take turns within every repeat. Medians and quartiles of the ratios are reported, so a busy machine adds
+spread and not bias.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ from sharpness.training.precision import autocast
 
 COUNTS = torch.tensor([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])
 WARM_UP = 2
-#: By name: a rule and what a step of it takes at least, in gradients.
+#: By name: a rule, and the minimum cost of its step in gradients.
 STEPS: dict[str, tuple[Any, str]] = {
     "CE": (PlainStep(), "1"),
     "CC-SAM, linear head": (ClassConditionalHead(), "1"),
@@ -118,7 +118,7 @@ def random_batch(images: int) -> Batch:
 
 
 def network(name: str) -> Classifier:
-    """ResNet-32 with the head, the normalisation and the trained part that a contender has."""
+    """Return a ResNet-32 with the head, normalisation and trained parameters of a contender."""
     model = build_model("resnet32", 10, head="cosine" if "cosine" in name else "linear")
     if name == OPERATIONS.label("sn"):
         SpectralNormalization().apply(model)
@@ -127,7 +127,7 @@ def network(name: str) -> Classifier:
 
 
 def prepared(name: str, rule: Any, batch: Batch, context: Context) -> Callable[[], None]:
-    """A function that takes one step, as the training loop does."""
+    """Return a function that takes one step as the training loop does."""
     model = network(name)
     normalized = normalized_layers(model)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-3, momentum=0.9)
@@ -144,7 +144,7 @@ def prepared(name: str, rule: Any, batch: Batch, context: Context) -> Callable[[
 
 
 def once_an_epoch(batch: Batch, context: Context) -> dict[str, Callable[[], object]]:
-    """What an epoch of SWA and one of FS-DGPM do beside their steps."""
+    """Return the work that SWA and FS-DGPM do once per epoch in addition to their steps."""
     model = network("CE")
     average = AveragedModel(model)
     average.update_parameters(model)
@@ -155,7 +155,7 @@ def once_an_epoch(batch: Batch, context: Context) -> dict[str, Callable[[], obje
 
 
 def turns(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[str, np.ndarray]:
-    """Seconds (repeats,) of every contender, which take turns."""
+    """Return the seconds (repeats,) of every contender; they take turns."""
     seconds = [[timed(run) for run in contenders.values()] for _ in range(WARM_UP + repeats)]
     return dict(zip(contenders, np.array(seconds[WARM_UP:]).T, strict=True))
 

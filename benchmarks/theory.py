@@ -1,16 +1,16 @@
-"""The radius of CC-SAM's theorem, and the loss where it leads: do theory and landscape agree?
+"""Compare the radius and bound of CC-SAM's theorem with the measured loss.
 
 python benchmarks/theory.py runs/demo/*/seed-* [--classes CC-SAM] [--output FILE] [--figures DIR]
 
-One row per model, the median over its trainings and, in brackets, their range; pictures are of the first one. Of the
-theorem's own perturbation, for the most frequent and the rarest class: the radius rho*, the length of the perturbation
-over that of the weights, the bound. Then, medians over classes:
+The table has one row per model: the median over its trainings, with their range in brackets; pictures show the first
+training. For the most frequent and the rarest class: the radius rho*, the length of the theorem's perturbation relative
+to the norm of the weights, and the bound. Then medians over classes:
 
-g'Hg / lambda   curvature along the gradient over the largest eigenvalue
-at 0.01, at 1   measured rise over the first-order prediction, and over the second-order one, where the radius is
-                multiplied by that; nan if any class ends with a loss that is no number
-reach           the largest multiple of rho* on the curve where the first order is within a factor of two of the
-                measured rise, and at all smaller ones; 0 for none
+g'Hg / lambda   curvature along the gradient, relative to the largest eigenvalue
+at 0.01, at 1   measured rise divided by its first-order and its second-order prediction, with the radius multiplied by
+                this factor; nan if the loss of any class is not finite
+reach           the largest multiple of rho* up to which the first-order prediction is within a factor of two of the
+                measured rise; 0 if there is none
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def over(trainings: list[list[float]]) -> list[str]:
-    """Medians over trainings, and their ranges where there are several."""
+    """Format the medians over trainings, with their ranges if there are several."""
     cells = []
     for numbers in np.transpose(trainings):
         low, high = (f"{end(numbers):.2g}" for end in (np.min, np.max))
@@ -106,7 +106,7 @@ def reach(result: sharpness.results.CharacteristicRadiusResult, c: int) -> float
 
 
 def draw(found: dict[float, sharpness.Comparison], folder: Path, classes: list[str]) -> None:
-    """Draw pictures, each with its caption and its numbers beside it."""
+    """Draw pictures, each with files for its caption and its numbers."""
     at = f"at {SCALES[1]:g} of the radius"
     pictures = [
         (
