@@ -1,4 +1,4 @@
-"""Weight averaging in a stage: a running average beside the network, which replaces it at the end."""
+"""Weight averaging in a stage: a running average of the weights, which replaces them at the end of the stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sharpness.training.state import RunState
 
 
 def start_average(stage: Stage, network: Classifier, state: RunState, path: Path) -> AveragedModel | None:
-    """Start torch's running average, or continue that of ``state`` (from ``path``); None for other stages."""
+    """Start a running average, or continue that of ``state`` (read from ``path``); None if the stage has none."""
     if stage.averaging is None:
         return None
     average = AveragedModel(network)
@@ -37,17 +37,17 @@ def end_in_average(
     images: Iterator[Tensor],
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> None:
-    """Load the averaged weights, and set BatchNorm to its mean statistics over ``images`` (equal batches) at them.
+    """Load the averaged weights, and set BatchNorm's statistics to their mean over ``images`` (batches of equal size).
 
-    Only BatchNorm is in training mode meanwhile. Spectral normalisation first finds the singular vectors of the
-    averaged weights.
+    During this pass only BatchNorm is in training mode. Spectral normalisation first computes the singular vectors of
+    the averaged weights.
     """
     network.load_state_dict(average.module.state_dict())
     power_iteration(normalized_layers(network), SETTLING)
     network.eval()
     with autocast(), torch.no_grad():
         update_bn(images, Recalibrated(network))
-    for norm in batchnorms(network):  # the mean over all processes, which have seen equally many batches each
+    for norm in batchnorms(network):  # averaged over processes, each of which had the same number of batches
         for buffer in norm.buffers(recurse=False):
             summed = distributed.total(buffer)
             buffer.copy_(summed / distributed.world_size() if buffer.is_floating_point() else summed)

@@ -1,6 +1,6 @@
 """Validation of the files of a run against the recipe, the network and each other.
 
-Files with a checksum are known to be whole before. Those of earlier versions have none.
+Files with a checksum have been verified before. Files of earlier versions have no checksum.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from sharpness.untrusted.regular_files import read_regular
 if TYPE_CHECKING:
     from sharpness.training.state import RunState
 
-#: Largest history that is read, in bytes.
+#: Maximum size of a history file, in bytes.
 HISTORY = 2**30
-#: Keys of a parameter group of an optimizer.
+#: Required keys of a parameter group of an optimizer.
 SETTINGS = {"params", "factor", "momentum", "weight_decay", "nesterov"}
 
 
 def damaged(path: Path, why: str) -> UserError:
-    """The error for a damaged file of a run; without the file the run starts again."""
+    """Return the error for a damaged file of a run, without which the run starts again."""
     return UserError(f"{path} is damaged: {why}: delete it, and the run starts again")
 
 
 def check_progress(state: RunState, recipe: Recipe, path: Path) -> None:
-    """Refuse a state that does not fit the recipe: its history must have a row for every epoch that is done.
+    """Refuse a state that does not match the recipe, or whose history lacks a row for a completed epoch.
 
     Raises:
-        UserError: names the part that does not fit.
+        UserError: the state does not match; the message names the part.
     """
     whole = all(type(number) is int and number >= 0 for number in (state.stage, state.epoch))
     if not whole or state.stage >= len(recipe.stages) or state.epoch > recipe.stages[state.stage].epochs:
@@ -63,10 +63,10 @@ def check_progress(state: RunState, recipe: Recipe, path: Path) -> None:
 
 
 def check_tensors(saved: Mapping[str, Any], own: Mapping[str, Tensor], path: Path, what: str) -> None:
-    """Refuse weights with other names, shapes or types than those of the network.
+    """Refuse weights whose names, shapes or types differ from those of the network.
 
     Raises:
-        UserError: names the first that differs.
+        UserError: a weight differs; the message names the first one.
     """
     for name in [*own, *saved]:
         a, b = saved.get(name), own.get(name)
@@ -75,14 +75,16 @@ def check_tensors(saved: Mapping[str, Any], own: Mapping[str, Tensor], path: Pat
 
 
 def check_optimizer(saved: Mapping[str, Any], own: Mapping[str, Any], parameters: list[Tensor], path: Path) -> None:
-    """Refuse an optimizer's state with other groups, settings or buffers than those of this stage.
+    """Refuse an optimizer state whose groups, settings or buffers differ from those of this stage.
 
     Args:
-        saved, own: state dicts, of the file and of a fresh optimizer.
-        parameters: in the order of the optimizer's numbers.
+        saved: state dict from the file.
+        own: state dict of a new optimizer.
+        parameters: parameters in the order in which the optimizer numbers them.
+        path: path of the file, for messages.
 
     Raises:
-        UserError: it does not fit.
+        UserError: the state does not match.
     """
     misfit = damaged(path, "its optimizer does not fit this stage")
     groups, buffers = saved.get("param_groups"), saved.get("state")
@@ -91,7 +93,7 @@ def check_optimizer(saved: Mapping[str, Any], own: Mapping[str, Any], parameters
     for group, fresh in zip(groups, own["param_groups"], strict=True):
         if not isinstance(group, dict) or not group.keys() >= SETTINGS:
             raise misfit
-        # The rate is set before every epoch; what only one version of torch knows is left out.
+        # The learning rate is set before every epoch. Keys that only one version of torch has are not compared.
         if any(
             type(group[k]) is not type(fresh[k]) or group[k] != fresh[k] for k in group.keys() & fresh.keys() - {"lr"}
         ):
@@ -111,14 +113,16 @@ def check_optimizer(saved: Mapping[str, Any], own: Mapping[str, Any], parameters
 def check_finished(
     folder: Path, result: Path, identity: Mapping[str, Any], training: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Read the history of a finished run, after a check that its files are whole, consistent and of this run.
+    """Check that the files of a finished run are complete, consistent and belong to this run; return its history.
 
     Args:
-        identity: distinguishes the run from others.
-        training: its settings.
+        folder: folder of the run.
+        result: checkpoint of the run.
+        identity: everything that distinguishes the run from others.
+        training: settings of the training.
 
     Raises:
-        UserError: names the file that is damaged, or of another run.
+        UserError: a file is damaged or belongs to another run; the message names the file.
     """
     manifest = load_checkpoint(result).manifest
     wanted = {"method": identity["method"], "options": identity["options"], "longtail": identity["data"]}

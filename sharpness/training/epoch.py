@@ -1,4 +1,4 @@
-"""Epochs: sampled and augmented batches, a step on each of them, and the test."""
+"""Epochs: sampled and augmented batches, one step per batch, and the test."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run_epoch(stage: Stage, network: Classifier, steps: Steps, data: LongTailDat
 
 
 def epoch_context(counts: Tensor, stage: Stage, epoch: int, seed: int, index: int, cast: Any) -> Context:
-    """The context of losses and rules in an epoch of stage number ``index``."""
+    """Return the context of losses and rules in an epoch of stage ``index``."""
     generator, noise = epoch_generator(seed, index, epoch), epoch_generator(seed, index, epoch, "/rule")
     return Context(counts, epoch, stage.epochs, generator, noise, cast)
 
@@ -48,11 +48,11 @@ def epoch_context(counts: Tensor, stage: Stage, epoch: int, seed: int, index: in
 def training_batches(
     stage: Stage, network: nn.Module, data: LongTailData, context: Context
 ) -> Iterator[Batch | Shards]:
-    """The batches of one epoch: sampled, augmented, normalised, mixed, and transformed with help of the network.
+    """Yield the batches of one epoch: sampled, augmented, normalised, mixed, and transformed with the network.
 
-    A batch is cut into ``context.shards`` of nearly equal size, of which every process makes its own. Each shard has
-    random numbers of its own for the epoch, whichever process it falls to; the weight of a mixture is one for a batch.
-    An incomplete batch that does not give every shard two images, which BatchNorm needs, is left out.
+    A batch is divided into ``context.shards`` of nearly equal size, and each process yields its own. Each shard has its
+    own generator for the epoch, which does not depend on the process; all shards of a batch share the mixup weight.
+    BatchNorm needs two images per shard, so an incomplete batch with fewer is dropped.
     """
     train, generator, shards = data.train, context.generator, context.shards
     late = stage.late(context.epoch)
@@ -63,7 +63,7 @@ def training_batches(
     if shards == 1:
         yield from made_batches(stage, network, data, context, chunks)
         return
-    # Of every shard, and of mixtures: seeds are drawn for all of them, whichever this process makes.
+    # Every process draws the seeds of all shards and of the mixup weights.
     *seeds, mixing = torch.randint(2**62, (shards + 1,), generator=generator).tolist()
     generators = [Generator().manual_seed(seed) for seed in seeds]
     cut = [chunk.tensor_split(shards) for chunk in chunks]
@@ -89,10 +89,11 @@ def made_batches(
     chunks: Sequence[Tensor],
     mixing: Generator | None = None,
 ) -> Iterator[Batch]:
-    """The batches of images at some indices, with the random numbers of the context.
+    """Yield the batches of the images at the given indices, with random numbers from the context.
 
     Args:
-        mixing: of the weights of mixtures, unless that is the context's.
+        chunks: indices of the images of each batch.
+        mixing: generator of the mixup weights; that of the context by default.
     """
     train, generator, late = data.train, context.generator, stage.late(context.epoch)
     pixels = augment_batches(train.images, chunks, data.augmentation, data.padding, generator)
@@ -109,16 +110,16 @@ def made_batches(
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Images in the layout in which convolutions are fastest."""
+    """Return images in the memory layout with the fastest convolutions."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def evaluate(
     network: nn.Module, images: ImageSet, num_classes: int, cast: Any, batch_size: int | None = None
 ) -> ClassSums:
-    """Sums of cross-entropy and of correct predictions by class, in eval mode; the mode is restored.
+    """Sum cross-entropy and correct predictions by class, in eval mode; the mode is restored afterwards.
 
-    Processes share the batches.
+    The batches are divided among the processes.
     """
     batch_size = batch_size or (500 if images.images.device.type == "cpu" else 2500)
 
@@ -142,7 +143,7 @@ def evaluate(
 
 
 def untested(num_classes: int) -> ClassSums:
-    """The sums of an epoch without a test, NaN: of them ``accuracy_row`` makes empty columns."""
+    """Return NaN in place of the sums of an epoch without a test; ``accuracy_row`` turns them into empty columns."""
     return ClassSums(*np.full((4, num_classes), np.nan))
 
 

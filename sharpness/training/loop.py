@@ -1,4 +1,4 @@
-"""Training: stages of SGD over images that live on the device."""
+"""Training: stages of SGD on images that are stored on the device."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from sharpness.training.state import RunFolder, RunState, epoch_generator, run_n
 from sharpness.training.steps import Replays, side_stream, stage_steps
 from sharpness.training.watched import MakeWatcher
 
-#: On a GPU, where an epoch takes less time than saving it ten times, what an interruption may cost.
+#: Seconds of training that an interruption may cost on a GPU, where saving the state may take over a tenth of an epoch.
 SECONDS_LOST = 2.0
 
 
@@ -164,7 +164,7 @@ def train(
     name = run_name(method, flatten, options, seed, data.other_augmentation, shards, begin is not None)
     name = f"{data.longtail.dataset}-{name}"
     folder = RunFolder(Path(out) if out else Path("runs") / name)
-    # The folder is the first process's: what it reads there it tells the others, and they write nothing.
+    # Only the first process accesses the folder: it sends what it reads to the others, which write nothing.
     with ExitStack() as stack:
         stack.enter_context(without_autocast())
         distributed.on_first(lambda: stack.enter_context(folder.held()))
@@ -190,17 +190,17 @@ def train(
 
 
 def _known(**settings: Any) -> dict[str, Any]:
-    """The settings that are not None: files of earlier versions have no entry for those that are unset."""
+    """Return the settings that are not None; files of earlier versions have no entry for unset ones."""
     return {name: value for name, value in settings.items() if value is not None}
 
 
 def carry_out(run: Run, helper: Helper | None, pretrained: Pretrained | None = None) -> None:
-    """Train all remaining stages of a recipe, and write the files of the finished run."""
+    """Train the remaining stages of a recipe, and write the files of the finished run."""
     state = run.state
-    # What the card calls float32 is float32: cuDNN would round it to TF32.
+    # cuDNN would use TF32 for what the card calls float32.
     with side_stream(run.device), exact_float32():
         for index, stage in enumerate(run.recipe.stages):
-            # Finished stages are entered as well: they give the network the structure that the saved weights have.
+            # Finished stages are entered as well, so that the network has the structure of the saved weights.
             context = entry_context(stage, run.data, run.seed, index)
             add_parts(stage, run.network, run.data, context.generator, helper, run.recipe, pretrained)
             enter(stage, run.network, context)
@@ -218,19 +218,19 @@ def carry_out(run: Run, helper: Helper | None, pretrained: Pretrained | None = N
 def initial_model(
     recipe: Recipe, architecture: str, data: LongTailData, seed: int, pretrained: Pretrained | None = None
 ) -> Classifier:
-    """Build the network of a recipe for some data as training begins with it."""
+    """Build the network of a recipe with its initial weights."""
     spec = ModelSpec(architecture, data.num_classes, data.train.images.shape[1], recipe.head, recipe.scale)
     return fresh_network(spec, recipe, pretrained, seed)
 
 
 def entry_context(stage: Stage, data: LongTailData, seed: int, index: int) -> Context:
-    """The context of the changes before a stage's first epoch, with the random numbers of epoch 0."""
+    """Return the context of the changes before a stage's first epoch, with the random numbers of epoch 0."""
     counts = torch.tensor(data.train_counts, device=data.train.images.device)
     return Context(counts, 0, stage.epochs, epoch_generator(seed, index, 0))
 
 
 def enter(stage: Stage, network: Classifier, context: Context) -> None:
-    """Apply the changes of a stage to the network, and select the parameters that it trains."""
+    """Apply the changes of a stage to the network, and select the parameters that the stage trains."""
     for change in stage.enter:
         change(network, context)
     for name, p in network.named_parameters():
@@ -263,19 +263,19 @@ def run_stage(stage: Stage, run: Run) -> None:
             lr = stage.lr * stage.schedule.factor(epoch, stage.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["factor"]
-            # A context of its own for every epoch: its generators depend on seed, stage and epoch alone, so that a
-            # resumed run draws the same numbers without any state of theirs.
+            # Each epoch has a new context, whose generators depend only on seed, stage and epoch. A resumed run
+            # therefore draws the same numbers without a saved generator state.
             context = replace(context_of(epoch), replayed=replays)
-            # Dropout in a network of the user's own draws from torch's global generator, which no state of a run holds.
+            # Dropout in a user's network draws from torch's global generator, whose state is not saved.
             with own_numbers(epoch_generator(run.seed, state.stage, epoch, "/network")):
                 loss = run_epoch(stage, network, steps, data, context)
             if average and stage.averaging and stage.averaging.averages(epoch, stage.epochs):
                 average.update_parameters(network)
                 state.average = average.state_dict()
                 if epoch == stage.epochs:
-                    # Before the test, so that history, snapshot and result of the last epoch are those of the average.
-                    # Transforms take a copy: while the batches are made, the network itself has the averaged weights,
-                    # and its BatchNorm is in training mode.
+                    # Before the test, so that history, snapshot and result of the last epoch belong to the average.
+                    # Transforms use a copy of the network, because during this pass the network itself has the averaged
+                    # weights, and its BatchNorm is in training mode.
                     after = context_of(epoch + 1)
                     whole = replace(stage, drop_last=len(data.train) >= stage.batch_size)
                     batches = training_batches(whole, deepcopy(network), data, after)
@@ -299,7 +299,7 @@ def run_stage(stage: Stage, run: Run) -> None:
 
 
 def pass_through(stage: Stage, run: Run) -> None:
-    """Test the network after the changes of a stage without epochs, and save the state."""
+    """Test the network after the changes of a stage of 0 epochs, and save the state."""
     state, network = run.state, run.network
     if state.model:
         check_tensors(state.model, network.state_dict(), run.saved_state, "model")

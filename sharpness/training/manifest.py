@@ -21,11 +21,14 @@ from sharpness.version import __version__
 def manifest_of(
     recipe: Recipe, data: LongTailData, identity: dict[str, Any], device: str, pretrained: Pretrained | None = None
 ) -> Manifest:
-    """The part of the manifest that is fixed during a run.
+    """Return the part of the manifest that is constant during a run.
 
     Args:
-        identity: distinguishes the run from others, with ``training`` for its settings.
-        pretrained: the weights that it begins at.
+        recipe: recipe of the run.
+        data: data of the run.
+        identity: everything that distinguishes the run from others; its settings are under ``training``.
+        device: type of the device.
+        pretrained: the initial weights, if they come from a file.
     """
     method, training, other = identity["method"], identity["training"], data.other_augmentation
     unusual = [*([augmentation_label(other)] if other else []), *(["pretrained"] if pretrained else [])]
@@ -51,10 +54,13 @@ def manifest_of(
 
 
 def at_present(manifest: Manifest, recipe: Recipe, state: RunState, **more: Any) -> Manifest:
-    """The manifest of the present weights.
+    """Return the manifest of the current weights.
 
     Args:
-        more: further fields.
+        manifest: the constant part of the manifest.
+        recipe: recipe of the run.
+        state: current state of the run.
+        more: additional fields.
     """
     last = state.history[-1] if state.history else {}
     return replace(

@@ -1,4 +1,4 @@
-"""Optimizers of stages, and their states in files."""
+"""Optimizers of stages, and their saved states."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_optimizer(stage: Stage, network: Classifier) -> torch.optim.SGD:
 
 
 def regrouped(saved: dict[str, Any], optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Any]:
-    """Convert the saved state of an optimizer with a group for every parameter, as earlier versions had."""
+    """Convert the saved state of an optimizer with one group per parameter, which earlier versions wrote."""
     if len(saved["param_groups"]) == len(optimizer.param_groups):
         return saved
     number = {p: i for i, p in enumerate(p for p in network.parameters() if p.requires_grad)}
@@ -38,10 +38,10 @@ def regrouped(saved: dict[str, Any], optimizer: torch.optim.Optimizer, network: 
 
 
 def put_back(state: RunState, network: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Load the weights and the optimizer of a state, read from ``path``.
+    """Load the weights and the optimizer of a state that was read from ``path``.
 
     Raises:
-        UserError: they do not fit.
+        UserError: they do not match the network or the stage.
     """
     check_tensors(state.model, network.state_dict(), path, "model")
     network.load_state_dict(state.model)

@@ -1,4 +1,4 @@
-"""Networks of the user's own in training: checks before training, and a fingerprint."""
+"""Training of the user's own networks: checks before training, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sharpness.models import OWN, Classifier, Staged
 
 
 def check_network(network: Classifier, recipe: Recipe, data: LongTailData) -> None:
-    """Check before an epoch is trained that a network of the user's own is what the recipe needs and takes the images.
+    """Check before training that a user's network provides what the recipe needs and accepts the images.
 
     Raises:
-        UserError: it is not, or does not.
+        UserError: it does not.
     """
     name = network.spec.architecture
     if network.spec.head == OWN and (needs := _use_of_the_head(recipe)):
@@ -33,7 +33,7 @@ def check_network(network: Classifier, recipe: Recipe, data: LongTailData) -> No
             f"{recipe.method} perturbs the last block of a sharpness.models.Staged network, which model {name} is not: "
             "give scope='classifier' or 'all'"
         )
-    # Two images are sent through now: a wrong shape would else show after the folder of the run has been made.
+    # A forward pass of two images, so that a wrong shape is found before the folder of the run is created.
     images = data.train.normalize(data.train.images[:2].cpu())
     network.eval()
     try:
@@ -49,7 +49,7 @@ def check_network(network: Classifier, recipe: Recipe, data: LongTailData) -> No
 
 
 def _use_of_the_head(recipe: Recipe) -> str:
-    """A recipe's operation on the head alone, as text; empty if there is none."""
+    """Describe a recipe's use of a separate head or backbone; empty if there is none."""
     if recipe.normalization:
         return "normalises the weights of backbone and head"
     for stage in recipe.stages:
@@ -64,6 +64,6 @@ def _use_of_the_head(recipe: Recipe) -> str:
 
 
 def fingerprint(network: Classifier) -> str:
-    """SHA-256 of names and shapes of all weights: two functions may have the same name."""
+    """Return the SHA-256 of names, shapes and types of all weights, because two functions may have the same name."""
     told = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in network.state_dict().items()]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()

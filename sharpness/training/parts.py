@@ -1,4 +1,4 @@
-"""Auxiliary parts that a stage trains or consults beside the network, as ``network.auxiliary``."""
+"""Auxiliary modules that a stage trains or uses in addition to the network, as ``network.auxiliary``."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PREVIOUS = "previous"
 
 @dataclass(frozen=True)
 class Helper:
-    """A network read from a file, and the file's fingerprint."""
+    """A network read from a file, and the SHA-256 of the file."""
 
     model: nn.Module
     sha256: str
 
 
 def read_helper(recipe: Recipe, data: LongTailData) -> Helper | None:
-    """Read the helper network that a stage of the recipe takes from a checkpoint; None without one.
+    """Read the helper network that a stage of the recipe loads from a checkpoint; None if no stage does.
 
     Raises:
         UserError: no such checkpoint, or one for other classes, channels or normalisation.
@@ -61,13 +61,16 @@ def add_parts(
     recipe: Recipe,
     pretrained: Pretrained | None = None,
 ) -> None:
-    """Attach the helper or the parts that a stage needs, in place of those of the stage before.
+    """Attach the helper or the modules that a stage needs, in place of those of the previous stage.
 
     Args:
-        generator: gives the seed of fresh weights; torch's global generator is restored.
+        stage: stage to be entered.
+        network: network of the run.
+        data: data of the run.
+        generator: generator whose seed initialises new weights; torch's global generator is restored.
         helper: the result of ``read_helper``.
-        recipe: of the stage, and what a fresh network begins at:
-        pretrained: the weights of a file.
+        recipe: recipe of the stage.
+        pretrained: initial weights of a new network, if they come from a file.
     """
     network.auxiliary = None
     if stage.helper is None:

@@ -1,4 +1,4 @@
-"""Precision of training: bfloat16 where the hardware gains from it."""
+"""Precision of training: bfloat16 on hardware that benefits from it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 def resolve_precision(precision: str, device: torch.device, image_size: int) -> str:
     """Resolve ``"auto"`` to ``"float32"`` or ``"bfloat16"``.
 
-    ``"auto"`` takes bfloat16 on GPUs with native support and on CPUs with matrix units (AMX), if images are at
-    least 16 pixels wide: below, converting costs more than the small convolutions gain.
+    ``"auto"`` selects bfloat16 on GPUs with native support and on CPUs with matrix units (AMX), if images are at
+    least 16 pixels wide. For smaller images the conversion costs more than the small convolutions gain.
     """
     choose("precision", precision, PRECISIONS)
     if precision != "auto":
@@ -30,7 +30,7 @@ def resolve_precision(precision: str, device: torch.device, image_size: int) -> 
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """A factory of contexts for forward passes."""
+    """Return a factory of contexts for forward passes."""
     if precision == "float32":
         return nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)

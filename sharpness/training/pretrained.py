@@ -1,4 +1,4 @@
-"""Training from the weights of a file, such as torchvision's of ImageNet, in place of random ones."""
+"""Training from the weights of a file, such as torchvision's ImageNet weights, instead of random weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sharpness.methods import Recipe
 from sharpness.models import BACKBONES, Classifier, FrozenTrunk, ModelSpec, build_model
 from sharpness.models.factory import load_weights
 
-#: What a recipe says where it was published from such weights and none were given.
+#: The note for a recipe that was published with pretrained weights, if none are given.
 AT_RANDOM = "published from weights that were trained on ImageNet, which pretrained= gives; here all begin at random"
 
 
@@ -24,10 +24,10 @@ class Pretrained:
     """The weights of a feature extractor from a file, without its classifier.
 
     Attributes:
-        path: for messages and the card.
-        sha256: of the file.
-        architecture: as the file was read.
-        state: by torchvision's names.
+        path: path of the file, for messages and the card.
+        sha256: SHA-256 of the file.
+        architecture: architecture that was recognised in the file.
+        state: weights and buffers by torchvision's names.
     """
 
     path: str
@@ -37,7 +37,7 @@ class Pretrained:
 
     @classmethod
     def read(cls, path: str | Path) -> Pretrained:
-        """Read a checkpoint of any family, or weights of a library (``"torchvision:resnet152"``) on this machine.
+        """Read a checkpoint of any family, or local weights of a library (``"torchvision:resnet152"``).
 
         Raises:
             UserError: see :func:`~sharpness.load_checkpoint`.
@@ -52,7 +52,7 @@ class Pretrained:
         """Load the weights into a network, except into its head and the trained block of a frozen trunk.
 
         Raises:
-            UserError: the file has another network.
+            UserError: the file holds another network.
         """
         backbone, wanted = network.backbone, network.spec.architecture
         state = dict(self.state)
@@ -68,15 +68,15 @@ class Pretrained:
 
     @property
     def card(self) -> str:
-        """Words for the card of the first stage."""
+        """Description for the card of the first stage."""
         return f"the weights of {Path(self.path).name} (SHA-256 {self.sha256[:12]}) but for its classifier"
 
 
 def fresh_network(spec: ModelSpec, recipe: Recipe, pretrained: Pretrained | None, seed: int) -> Classifier:
-    """A network at the start of its training, drawn from ``seed``; torch's global generator is restored.
+    """Build a network with its initial weights, drawn from ``seed``; torch's global generator is restored.
 
     Raises:
-        UserError: the file has another network; a frozen trunk without one.
+        UserError: the file holds another network, or a frozen trunk is built without a file.
     """
     with seeded(seed):
         network = build_model(spec.architecture, spec.num_classes, spec.in_channels, spec.head, spec.scale)
@@ -93,6 +93,6 @@ def fresh_network(spec: ModelSpec, recipe: Recipe, pretrained: Pretrained | None
 
 
 def architecture_of(recipe: Recipe, usual: str, pretrained: bool) -> str:
-    """The usual architecture of the data, with a frozen trunk where the recipe has one and its weights are given."""
+    """Return the usual architecture of the data, with a frozen trunk if the recipe has one and weights are given."""
     trunk = f"{usual}-trunk"
     return trunk if recipe.frozen_trunk and pretrained and trunk in BACKBONES.built_in() else usual

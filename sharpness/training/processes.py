@@ -10,10 +10,10 @@ from sharpness.errors import UserError
 
 
 def own_device(device: str | torch.device | None) -> torch.device:
-    """The device of this process: under torchrun a GPU of its own.
+    """Return the device of this process; under torchrun each process has its own GPU.
 
     Raises:
-        UserError: it is not available, or one GPU is given for several processes.
+        UserError: the device is not available, or one GPU is given for several processes.
     """
     chosen = resolve_device(device)
     if (
@@ -27,10 +27,10 @@ def own_device(device: str | torch.device | None) -> torch.device:
 
 
 def require_shares(shards: int) -> None:
-    """Refuse shards that the processes cannot share alike.
+    """Refuse a number of shards that cannot be divided equally among the processes.
 
     Raises:
-        UserError: the number of processes does not divide theirs.
+        UserError: the number of shards is not a multiple of the number of processes.
     """
     processes = distributed.world_size()
     if shards % processes:

@@ -1,4 +1,4 @@
-"""A training in progress, and the folder that keeps it."""
+"""A training in progress, and the folder that stores it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from sharpness.training.watched import Watcher, all_trainable
 
 @dataclass
 class Run:
-    """A training in progress: the network, its data on the device, its state, and the folder that keeps both.
+    """A training in progress: the network, its data on the device, its state, and the folder that stores them.
 
     Attributes:
-        description: the fixed part of the manifest.
-        every: epochs from one snapshot to the next; None for no snapshots.
-        test_every: epochs from one test to the next.
-        watcher: looks at the network after every epoch.
-        shards: of a batch.
+        description: the constant part of the manifest.
+        every: number of epochs between snapshots; None for no snapshots.
+        test_every: number of epochs between tests.
+        watcher: observer that is called after every epoch.
+        shards: number of shards of a batch.
     """
 
     recipe: Recipe
@@ -54,37 +54,37 @@ class Run:
 
     @property
     def saved_state(self) -> Path:
-        """The file of the state, for messages."""
+        """Path of the saved state, for messages."""
         return self.folder.path / "state.pt"
 
     @property
     def counts(self) -> Tensor:
-        """Training images (C,) of each class, on the device."""
+        """Number of training images of each class (C,), on the device."""
         return torch.tensor(self.data.train_counts, device=self.device)
 
     def keep(self, path: Path, **more: Any) -> None:
-        """Write a checkpoint of the present weights, with more entries in its manifest; the first process does."""
+        """Write a checkpoint of the current weights with additional manifest fields; only the first process writes."""
         if distributed.rank():
             return
         description = at_present(self.description, self.recipe, self.state, **more)
         save_checkpoint(path, self.network, description, ordinary_state(self.network))
 
     def snapshot_due(self, epochs: int) -> bool:
-        """True if a snapshot is due after this number of epochs of all stages."""
+        """Return True if a snapshot is due after this number of epochs of all stages."""
         return bool(self.every) and epochs % (self.every or 1) == 0
 
     def keep_snapshot(self) -> None:
-        """Write a snapshot, if one is due after the present number of epochs."""
+        """Write a snapshot, if one is due after the current number of epochs."""
         if self.snapshot_due(len(self.state.history)):
             self.keep(self.folder.snapshot(len(self.state.history)))
 
     def save(self) -> None:
-        """Write the state; the first process does."""
+        """Write the state; only the first process writes."""
         if not distributed.rank():
             self.folder.save(self.state)
 
     def note(self, stage: Stage, epoch: int, lr: float, loss: float, tested: ClassSums) -> None:
-        """Add an epoch to the history, take its weights into the state, and write a snapshot if one is due."""
+        """Add an epoch to the history and its weights to the state, write a due snapshot, and call the watcher."""
         row = {"stage": stage.name, "epoch": epoch, "lr": lr, "loss": loss}
         self.state.history.append({**row, **accuracy_row(tested, self.data)})
         self.state.epoch, self.state.model = epoch, self.network.state_dict()

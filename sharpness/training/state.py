@@ -1,7 +1,7 @@
-"""States of runs, saved after every epoch for an exact resume after an interruption.
+"""States of runs, saved after every epoch, from which an interrupted run resumes exactly.
 
-All random numbers of an epoch come from generators seeded by (seed, stage, epoch). So weights, buffers, momentum,
-the average of weights and the history are the whole state.
+All random numbers of an epoch come from generators seeded by (seed, stage, epoch). The state therefore only consists of
+weights, buffers, momentum, the weight average, the history and the state of an observer.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from sharpness.untrusted.plain_json import parse_json
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import read_regular
 
-#: Largest description of a run that is read, in bytes.
+#: Maximum size of the description of a run, in bytes.
 DESCRIPTION = 2**20
 
 
 def epoch_generator(seed: int, stage: int, epoch: int, of: str = "") -> torch.Generator:
-    """A CPU generator for the random numbers of one epoch; ``of`` selects a second sequence of the same epoch."""
+    """Return a CPU generator for the random numbers of one epoch; ``of`` selects another sequence of the epoch."""
     digest = hashlib.sha256(f"{seed}/{stage}/{epoch}{of}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
@@ -48,12 +48,16 @@ def run_name(
     shards: int = 1,
     pretrained: bool = False,
 ) -> str:
-    """The default folder name of a run, which distinguishes it from others on the same data.
+    """Return the default folder name of a run, which distinguishes it from others on the same data.
 
     Args:
-        augmentation: where it is not the data set's usual one.
-        shards: of a batch.
-        pretrained: whether it begins at the weights of a file.
+        method: name of the method.
+        flatten: names of flattening operations.
+        options: options of the method.
+        seed: seed of the run.
+        augmentation: augmentation, if it is not the usual one of the data set.
+        shards: number of shards of a batch.
+        pretrained: whether training starts from the weights of a file.
 
     >>> run_name("ldam-drw", ["sam:0.1", "swa"], seed=2), run_name("cc-sam", options={"stage2": False})
     ('ldam-drw+sam-0.1+swa-seed2', 'cc-sam-stage2=false-seed0')
@@ -66,19 +70,19 @@ def run_name(
 
 @dataclass
 class RunState:
-    """The progress of a run: ``epoch`` epochs of stage ``stage`` are done."""
+    """The progress of a run: ``epoch`` epochs of stage ``stage`` are complete."""
 
     stage: int = 0
     epoch: int = 0
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
-    average: dict[str, Any] = field(default_factory=dict)  # of the stage's weights, where it averages
+    average: dict[str, Any] = field(default_factory=dict)  # running average of the weights, if the stage has one
     history: list[dict[str, Any]] = field(default_factory=list)
-    watched: dict[str, Any] = field(default_factory=dict)  # the state of what looks on
+    watched: dict[str, Any] = field(default_factory=dict)  # the state of the observer
 
 
 class RunFolder:
-    """The folder of a run: ``run.json``, ``state.pt`` until its end, ``history.csv``, ``last.pt``, ``snapshots/``."""
+    """The folder of a run: ``run.json``, ``state.pt`` (until it ends), ``history.csv``, ``last.pt``, ``snapshots/``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,10 +90,10 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Create the folder, and keep other processes from training in it.
+        """Create the folder, and prevent other processes from training in it.
 
         Raises:
-            UserError: it cannot be created, or another process trains in it.
+            UserError: the folder cannot be created, or another process is training in it.
         """
         if self.path.is_file():
             raise UserError(f"{self.path} is not empty and holds no run: choose another output folder")
@@ -108,10 +112,10 @@ class RunFolder:
                 description or state.
         """
         plan = self.path / "run.json"
-        # Through JSON, which turns tuples into lists: only then do equal settings compare equal.
+        # Converted through JSON, which turns tuples into lists, so that equal settings compare equal.
         asked = json.loads(json.dumps(identity))
         if not plan.exists():
-            # A process that was killed while it wrote the description has left no run.
+            # A process that was killed while writing the description leaves a partial file, but no run.
             remove_abandoned(self.path, plan.name)
             if self.path.is_dir() and any(self.path.iterdir()):
                 raise UserError(f"{self.path} is not empty and holds no run: choose another output folder")
@@ -158,9 +162,9 @@ class RunFolder:
             raise refusal(f"cannot read {plan}", error) from None
 
     def _saved(self, path: Path, identity: dict[str, Any]) -> RunState:
-        """Read the state, after a check that it is whole and of this run; earlier versions have no checksum."""
+        """Read the state, and check that it is complete and of this run; earlier versions have no checksum."""
         content = read_safely(path)
-        # What looks on has no state in files of earlier versions.
+        # Files of earlier versions have no state of an observer.
         names = {f.name for f in fields(RunState)} - {"watched"}
         if not isinstance(content, dict) or not names <= content.keys():
             raise damaged(path, "it lacks a part")
@@ -172,9 +176,9 @@ class RunFolder:
         return RunState(**{name: value for name, value in content.items() if name not in ("run", "checksum")})
 
     def save(self, state: RunState) -> None:
-        """Write the history and the state; the state last, so that the history never lacks an epoch of it."""
+        """Write the history, then the state, so that the history never lacks an epoch of the state."""
         self.save_history(state)
-        kept = tree_map_only(torch.Tensor, torch.Tensor.cpu, vars(state))  # a file names no device
+        kept = tree_map_only(torch.Tensor, torch.Tensor.cpu, vars(state))  # files must not depend on a device
         write_archive(sealed({**kept, "run": checksum(self._description())}), self.path / "state.pt")
 
     def save_history(self, state: RunState) -> str:
@@ -184,15 +188,15 @@ class RunFolder:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def finish(self) -> None:
-        """Delete the state, once ``last.pt`` has been written."""
+        """Delete the state, after ``last.pt`` has been written."""
         (self.path / "state.pt").unlink(missing_ok=True)
 
     def snapshots(self) -> int | None:
-        """The number of epochs between snapshots; None if the run keeps none."""
+        """Return the number of epochs between snapshots; None if the run has no snapshots."""
         return self._description().get("snapshots")
 
     def snapshot(self, epochs: int) -> Path:
-        """The path of the snapshot after ``epochs`` epochs of all stages."""
+        """Return the path of the snapshot after ``epochs`` epochs of all stages."""
         return self.path / "snapshots" / f"epoch-{epochs:04d}.pt"
 
     def history(self) -> pd.DataFrame:

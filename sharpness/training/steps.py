@@ -1,4 +1,4 @@
-"""Training steps, launched kernel by kernel or replayed as a CUDA graph."""
+"""Training steps, either launched kernel by kernel or replayed as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ T = TypeVar("T")
 
 
 class Steps:
-    """The steps of a stage, one operation at a time.
+    """The steps of a stage, launched one operation at a time.
 
     Args:
-        loss: of the stage.
+        network: network to train.
+        optimizer: optimizer of the stage.
+        loss: loss of the stage.
     """
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss) -> None:
         self.network, self.optimizer, self.loss = network, optimizer, loss
 
     def __call__(self, rule: Rule, batch: Batch | Shards, context: Context) -> Tensor:
-        """Make a step on a batch, and return its loss before the step, a scalar without a graph."""
+        """Make a step on a batch, and return the loss before the step, a detached scalar."""
         self.optimizer.zero_grad(set_to_none=True)
         value = rule.backward(self.network, batch, self.loss, context)
         self.optimizer.step()
@@ -38,14 +40,14 @@ class Steps:
 def stage_steps(
     network: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, rule: Any, device: torch.device
 ) -> Steps:
-    """Choose replayed steps where device, loss and rule allow it, else plain ones."""
+    """Return replayed steps if device, loss and rule allow it, else plain ones."""
     replayed = device.type == "cuda" and loss.capturable and getattr(rule, "capturable", False)
     return (ReplayedSteps if replayed else Steps)(network, optimizer, loss)
 
 
 @contextmanager
 def side_stream(device: torch.device) -> Iterator[None]:
-    """Work in a stream of its own on a GPU, as a capture needs it; do nothing elsewhere."""
+    """Use a separate stream on a GPU, which capturing requires; do nothing on other devices."""
     if device.type != "cuda":
         yield
         return
@@ -59,7 +61,7 @@ def side_stream(device: torch.device) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class WatchedContext(Context):
-    """A context that notes reads of the epoch: a step that depends on it is captured again in every epoch."""
+    """A context that records reads of the epoch; a step that depends on the epoch is captured again in every epoch."""
 
     looked: set[str] = field(default_factory=set)
 
@@ -81,32 +83,32 @@ class Capture:
 
 
 class ReplayedSteps(Steps):
-    r"""The steps of a stage as replays of a CUDA graph: the same kernels on the same numbers, launched at once.
+    r"""The steps of a stage as replays of a CUDA graph: the same kernels with the same inputs, in a single launch.
 
-    A ResNet-32 on batches of 64 or 128 small images is some 700 kernels of 3 us each; launching them one by one takes
-    four times as long as running them. This differs from a single capture:
+    A step of a ResNet-32 on 64 or 128 small images has about 700 kernels of 3 us each; launching them one by one takes
+    four times as long as running them. The following goes beyond a single capture:
 
-    1. The first batch of every size is computed without a graph. It creates what a capture cannot, such as the buffers
-       of the momentum, and shows which random numbers the loss draws.
-    2. Random numbers are drawn on the CPU, by the same generator in the same order as in plain steps, before each
-       replay, into memory of their own. Memory that is taken during the capture would not do: a graph may have used it
-       for something else before the numbers are read.
-    3. Learning rates are constants of a graph, and so is everything that a loss derives from the epoch. A graph is
-       captured again when a learning rate has changed, and in every epoch if the loss reads it.
-    4. Batches that come once an epoch, such as an incomplete last one, are not captured if that would be in every
-       epoch.
+    1. The first batch of each size is computed without a graph. It creates what a capture cannot create, such as
+       momentum buffers, and shows which random numbers the loss draws.
+    2. Before each replay, random numbers are drawn on the CPU, with the same generator and in the same order as in
+       plain steps, and copied to separately allocated memory. Memory allocated during the capture would not do, because
+       the graph may use it for something else before the numbers are read.
+    3. Learning rates, and everything that a loss derives from the epoch, are constants of a graph. A graph is captured
+       again when a learning rate has changed, and in every epoch if the step reads the epoch.
+    4. Batches that occur once per epoch, such as an incomplete last one, are not captured if this would be necessary in
+       every epoch.
     """
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss) -> None:
         super().__init__(network, optimizer, loss)
-        self._shapes: dict[int, list[torch.Size]] = {}  # of the random numbers that a batch of a size needs
+        self._shapes: dict[int, list[torch.Size]] = {}  # shapes of the random numbers of a batch, by batch size
         self._captures: dict[int, Capture] = {}
         self._by_epoch = self._refused = False
 
     def __call__(self, rule: Rule, batch: Batch | Shards, context: Context) -> Tensor:
-        if isinstance(batch, Shards):  # what processes exchange is not captured
+        if isinstance(batch, Shards):  # communication between processes is not captured
             return super().__call__(rule, batch, context)
-        # The numbers refer to the docstring of the class.
+        # The numbers in comments refer to the docstring of the class.
         size = len(batch.x)
         if size not in self._shapes:  # 1
             return self._noted(rule, batch, context)
@@ -134,7 +136,7 @@ class ReplayedSteps(Steps):
         return capture.loss
 
     def _noted(self, rule: Rule, batch: Batch, context: Context) -> Tensor:
-        """Make a plain step, and note the random numbers that it draws and whether it reads the epoch."""
+        """Make a plain step, and record which random numbers it draws and whether it reads the epoch."""
         shapes: list[torch.Size] = []
 
         def draw(shape: torch.Size, generator: Generator, device: torch.device) -> Tensor:
@@ -148,7 +150,7 @@ class ReplayedSteps(Steps):
         return value
 
     def capture(self, key: tuple[Any, ...], rule: Rule, like: Batch, context: Context) -> Capture:
-        """Capture a step on batches of the shape of ``like``, without computing it."""
+        """Capture a step for batches of the shape of ``like``, without executing it."""
         device = like.x.device
         batch = replace(like, x=torch.empty_like(like.x), first=torch.empty_like(like.first))
         if like.second is not None:
@@ -161,16 +163,16 @@ class ReplayedSteps(Steps):
             inside = replace(context, draw=lambda shape, generator, on: next(left))
             return Steps.__call__(self, rule, batch, inside)
 
-        self.optimizer.zero_grad(set_to_none=True)  # gradients are made in the memory of the graph
+        self.optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the memory of the graph
         replay, loss = record(step, device)
         return Capture(key, batch, noise, replay, loss)
 
 
 class Replays:
-    """Calls of functions of tensors, each as a CUDA graph from its second call on.
+    """Calls of functions of tensors, each replayed as a CUDA graph from its second call on.
 
-    For computations between steps at fixed weights, such as M2m's translations, with fixed shapes, without random
-    numbers, and with operations that do not depend on values.
+    This is for computations at fixed weights between steps, such as M2m's translations. They must have fixed shapes,
+    draw no random numbers, and use operations that do not depend on values.
     """
 
     def __init__(self) -> None:
@@ -179,9 +181,9 @@ class Replays:
         self._captures: dict[tuple[Any, ...], tuple[Any, Callable[[], None], tuple[Tensor, ...]]] = {}
 
     def __call__(self, name: Hashable, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Any:
-        """Return ``function(*inputs)``, which the next call of the same name and shapes overwrites."""
+        """Return ``function(*inputs)``; the next call with the same name and shapes overwrites the result."""
         key = (name, *(t.shape for t in inputs))
-        if key not in self._called:  # what is made on the first use of a kernel cannot be captured
+        if key not in self._called:  # the first use of a kernel may allocate what cannot be captured
             self._called.add(key)
             return function(*inputs)
         if key not in self._captures:
@@ -202,10 +204,10 @@ class Replays:
 
 
 def record(function: Callable[[], T], device: torch.device) -> tuple[Callable[[], None], T]:
-    """Capture a call as a CUDA graph: the function that replays it, and the result that it writes to."""
+    """Capture a call as a CUDA graph; return the function that replays it and the result that a replay overwrites."""
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
-    # Not torch.cuda.graph(): it collects garbage and gives all cached memory back, at every capture.
+    # torch.cuda.graph() is not used because it collects garbage and releases all cached memory at every capture.
     graph.capture_begin(capture_error_mode="thread_local")
     try:
         result = function()

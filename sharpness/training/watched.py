@@ -1,4 +1,4 @@
-"""A watcher of a training, such as a monitor of its sharpness: what the loop asks of it."""
+"""The interface of an observer of a training, such as a monitor of sharpness."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from sharpness.data import LongTailData
 
 
 class Watcher(Protocol):
-    """An observer of the network after every epoch, which leaves it as it was; its state resumes with the run."""
+    """An observer that is called after every epoch and does not change the network; its state resumes with the run."""
 
     def step(self, epoch: float | None = None, lr: float | None = None, event: str = "") -> Any:
-        """Look at the network after an epoch, counted over all stages."""
+        """Observe the network after an epoch, counted over all stages."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values and tensors, as files of runs hold them."""
+        """Return the state as plain values and tensors, which can be saved in the files of a run."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state saved by :meth:`state_dict`."""
 
 
-#: Makes a watcher of a network, with the data that it is trained on.
+#: A function from a network and its training data to a watcher.
 MakeWatcher = Callable[[nn.Module, LongTailData], Watcher]
 
 
 @contextmanager
 def all_trainable(network: nn.Module) -> Iterator[None]:
-    """Every parameter in scope of derivatives, those that the stage has frozen included: a curve over stages is of the
-    same parameters throughout.
+    """Enable gradients of all parameters, including those that the stage freezes.
+
+    A curve over several stages then always refers to the same parameters.
     """
     frozen = [p for p in network.parameters() if p.is_floating_point() and not p.requires_grad]
     try:
