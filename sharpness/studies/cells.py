@@ -1,4 +1,4 @@
-"""Cells of studies: a training run and its measurements, kept in the folder of the run."""
+"""Cells of studies: a training run and its measurements, which are stored in the folder of the run."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ class Cell:
     Args:
         method: a name in :data:`sharpness.methods.METHODS`.
         operation: a flattening operation such as ``"sam:0.1"``, or ``"none"``.
-        options: (name, value) pairs, of the method.
-        row, column: what the cell is called in tables and pictures.
-        path: the run's folder below that of all runs; ``DATA-NAME`` unless given.
-        checkpoint: file of a model that is trained already; ``path`` then holds the results of its probes alone.
-        shown: whether its planes and spectra are drawn, of which a picture has room for one training of a model.
+        options: (name, value) pairs of the method's options.
+        seed: seed of the run.
+        row, column: names of the cell's row and column in tables and pictures.
+        path: the run's folder below that of all runs; ``DATA-NAME`` by default.
+        checkpoint: file of a model that is already trained; ``path`` then only holds the results of its probes.
+        shown: whether its planes and spectra are drawn; these pictures show one training of each model.
     """
 
     method: str
@@ -54,15 +55,15 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The name that distinguishes the run from others on the same data with the same augmentation."""
+        """Name that distinguishes the run from others on the same data with the same augmentation."""
         return run_name(self.method, self.flatten, dict(self.options), self.seed)
 
 
 def grid(methods: Sequence[str], operations: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """Every method with every operation and every seed, all cells of a seed before those of the next.
+    """Return a cell for every method, operation and seed, ordered by seed.
 
     Raises:
-        UserError: nothing or something twice in a list, or not both ``"none"`` and an operation.
+        UserError: an empty list, a repeated entry, or operations without ``"none"`` or without another one.
     """
     require_distinct(methods=methods, operations=operations, seeds=seeds)
     if NONE not in operations or len(operations) == 1:
@@ -82,7 +83,7 @@ def grid(methods: Sequence[str], operations: Sequence[str], seeds: Sequence[int]
 
 
 def check_cells(cells: Sequence[Cell], data: LongTailData) -> None:
-    """Raise a :class:`UserError` before anything is trained if a cell's recipe cannot be made."""
+    """Raise a :class:`UserError` before anything is trained if the recipe of a cell cannot be built."""
     for cell in cells:
         if cell.checkpoint:
             continue
@@ -90,37 +91,37 @@ def check_cells(cells: Sequence[Cell], data: LongTailData) -> None:
 
 
 def folder_of(cell: Cell, data: LongTailData, settings: Settings) -> Path:
-    """The folder of a cell's training and of what is measured of it."""
+    """Return the folder of a cell's training and measurements."""
     other = data.other_augmentation
     name = run_name(cell.method, cell.flatten, dict(cell.options), cell.seed, other)
     return settings.runs / (other or "" if cell.path else "") / (cell.path or f"{data.longtail.dataset}-{name}")
 
 
 def result_file(cell: Cell, data: LongTailData, settings: Settings, name: str) -> Path:
-    """The file of a probe's result."""
+    """Return the path of the result of a probe."""
     other = "" if settings.logits == "calibrated" else f"-{settings.logits}"
     other += "-plain" if settings.probes(cell)[name][1].get("coordinates") == "plain" else ""
     return folder_of(cell, data, settings) / "probes" / f"{name}-{cell.name}{other}.nc"
 
 
 def is_done(cell: Cell, data: LongTailData, settings: Settings) -> bool:
-    """True if a finished run and results of all probes exist; they are checked when they are read."""
+    """Return True if a finished run and the results of all probes exist; they are checked when they are read."""
     results = [result_file(cell, data, settings, name) for name in settings.probes(cell)]
     trained = Path(cell.checkpoint or folder_of(cell, data, settings) / "last.pt")
     return all(file.exists() for file in [trained, *results])
 
 
 def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, Any]:
-    """Train and probe what is missing; the row of the cell, with all columns of :class:`Settings`.
+    """Train and probe a cell as far as results are missing, and return its row with all columns of :class:`Settings`.
 
-    A run that diverges, or a model that cannot be probed, is a finding and no mistake: the row has it in ``status``
-    (``"diverged"`` or ``"not probed"``; else ``"done"``) and ``reason``, and NaN stands for what could not be measured.
+    A run that diverges, or a model that cannot be probed, is a result, not an error. The row records it in ``status``
+    (``"diverged"`` or ``"not probed"``; otherwise ``"done"``) and ``reason``; missing values are NaN.
     """
     row: dict[str, Any] = {
         "row": cell.row, "column": cell.column, "method": cell.method, "operation": cell.operation,
         "options": " ".join(f"{k}={v}" for k, v in cell.options), "seed": cell.seed, "status": "done", "reason": "",
     }  # fmt: skip
-    # All columns from the start: a row that ends early stands in the same table.
+    # All columns exist from the start, so that incomplete rows fit into the same table.
     row |= dict.fromkeys(settings.columns, float("nan"))
     folder = folder_of(cell, data, settings)
     try:
@@ -131,7 +132,7 @@ def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, An
             )  # fmt: skip
     except FloatingPointError as error:
         return row | {"status": "diverged", "reason": str(error)}
-    # The file, not the trained network: results are kept by its digest, and are found again by it.
+    # The file is probed, not the trained network, because stored results are identified by the digest of the file.
     checkpoint = load_checkpoint(cell.checkpoint or folder)
     row |= accuracies(checkpoint)
     objective = checkpoint_objective(
@@ -152,9 +153,9 @@ def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, An
 
 
 def measured(probe: Callable[..., Any], objective: Objective, label: str, path: Path, **settings: Any) -> Any:
-    """``probe(objective, **settings)``, kept in one NetCDF file.
+    """Return ``probe(objective, **settings)``, and store it in a NetCDF file.
 
-    The file is reused if model, data and settings are those it was made with, and this version can read it.
+    An existing file is used instead if its model, data and settings are the same and this version can read it.
     """
     wanted = {**objective.provenance(), "settings": repr(sorted(settings.items())), "label": label}
     wanted["coordinates"] = settings.get("coordinates", objective.coordinates)

@@ -1,4 +1,4 @@
-"""Per-class extreme eigenvalues of the Hessian, methods side by side."""
+"""Per-class extreme eigenvalues of the Hessian for several methods."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from sharpness.results.words import named_coordinates
 
 #: Measures that are drawn.
 ENDS = ("lambda_max", "lambda_min")
-#: Decades below the largest eigenvalue that the picture shows.
+#: Number of decades below the largest eigenvalue that the picture shows.
 DECADES = 5
 
 
 def draw_curvature(results: Mapping[str, Any], train_counts: Sequence[int]) -> Figure:
-    """Largest eigenvalue and size of the most negative one, on one logarithmic scale, classes by training images.
+    """Draw the largest eigenvalue and the size of the most negative one, with classes sorted by training images.
 
-    What is smaller than a hundred thousandth of the largest value stands on the axis as an open marker; an end of the
-    spectrum with the other sign is left out. Of several trainings of a model mean and spread.
+    Both share a logarithmic scale. Values below a hundred-thousandth of the largest are drawn on the axis as open
+    markers; an end of the spectrum with the opposite sign is omitted. For several trainings of a model, mean and spread
+    are drawn.
     """
     first = first_of(results)
     order = np.argsort(-np.asarray(train_counts), kind="stable")
@@ -31,7 +32,7 @@ def draw_curvature(results: Mapping[str, Any], train_counts: Sequence[int]) -> F
     sizes = np.abs([r[name].values for r in each(results).values() for name in ENDS])
     sizes = sizes[sizes > 0]
     top, bottom = float(sizes.max(initial=0)) or 1.0, float(sizes.min(initial=np.inf))
-    # A value near zero would stretch the axis over all decades: what is below the floor stands on it.
+    # Values below the floor are drawn on it, because a value near zero would extend the axis over many decades.
     floor = 10.0 ** np.floor(np.log10(max(top / 10**DECADES, min(bottom, top))))
     where = named_coordinates(first.provenance).strip()
     with style():

@@ -1,4 +1,4 @@
-"""All figures of the talk for a list of methods: train what is missing, several seeds a method, probe, draw."""
+"""All figures of the talk for a list of methods: train every method with several seeds, probe and draw."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sharpness.studies.settings import Settings, StudyOptions, measure_of, requi
 from sharpness.studies.summary import note_on, part_text, to_markdown
 
 METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
-#: Of the tests for differences.
+#: Significance level of the tests for differences.
 LEVEL = 0.05
 ONE_SEED = (
     "One training each, with {seeds}; ± standard error over images or draws. What another seed would change is "
@@ -66,21 +66,24 @@ def make_figures(
     runs: str | Path = "runs",
     **options: Any,
 ) -> Figures:
-    """Motivation, per-class curvature, visualization and summary for a list of methods on a data set.
+    """Draw motivation, per-class curvature, visualization and summary for a list of methods on a data set.
 
-    Every method is trained with every seed; tables and pictures show mean and spread over seeds, contours, surfaces and
-    spectra the first seed. All models are moved in the same random directions. Every picture is a PDF and a PNG, with
-    the numbers behind it beside it as CSV. Runs that exist already, and the results of their probes in them, are
-    reused, so that an interrupted call continues; a run that diverges is reported and left out.
+    Every method is trained with every seed. Tables and pictures show mean and spread over seeds; contours, surfaces and
+    spectra show the first seed. All models are perturbed along the same random directions. Every picture is saved as a
+    PDF and a PNG, with its numbers as CSV. Existing runs and results of their probes are reused, so an interrupted call
+    can be continued. A run that diverges is reported and left out.
 
     Args:
+        data: training and test set.
+        methods: names of methods.
+        seeds: seeds of the trainings.
         out: folder of tables and pictures.
         runs: folder of the runs, ``RUNS/METHOD/seed-N``.
-        options: see :class:`~sharpness.studies.settings.StudyOptions`; and the landscapes' settings, see
-            :class:`~sharpness.studies.pictures.FigureSettings`, such as ``grid=21``.
+        options: see :class:`~sharpness.studies.settings.StudyOptions`; for the settings of landscapes, such as
+            ``grid=21``, see :class:`~sharpness.studies.pictures.FigureSettings`.
 
     Raises:
-        UserError: nothing or something twice in a list, an unknown method, or no run that could be probed.
+        UserError: an empty list, a repeated entry, an unknown method, or no run that could be probed.
     """
     require_distinct(methods=methods, seeds=seeds)
     cells = [
@@ -100,18 +103,18 @@ def figures_of(
     download: bool = False,
     **options: Any,
 ) -> Figures:
-    """The same figures of models that are trained already, such as ``["zoo:"]``, on the data that they record.
+    """Draw the figures of :func:`make_figures` for trained models, such as ``["zoo:"]``, on the data that they record.
 
     Args:
-        checkpoints: files, or folders of them; those that differ in their seed alone are trainings of one model.
+        checkpoints: files, or folders of files; files that only differ in their seed are trainings of one model.
         out: folder of tables and pictures.
-        results: folder of the results of probes, from which an interrupted call continues.
-        data_root, download: of the recorded data, see :func:`sharpness.load_data`.
-        options: as for :func:`make_figures`, without those of training.
+        results: folder of the results of probes; an interrupted call continues from them.
+        data_root, download: location of the recorded data, see :func:`sharpness.load_data`.
+        options: options of :func:`make_figures`, except those of training.
 
     Raises:
-        UserError: a file that does not record its training set, models of different ones or of different
-            augmentations, or no model that could be probed.
+        UserError: a file that does not record its training set, models with different training sets or augmentations,
+            or no model that could be probed.
     """
     cells, known = [], []
     for label, entry in labelled_checkpoints(checkpoints).items():
@@ -122,7 +125,7 @@ def figures_of(
             known.append(one)
     first = known[0]
     data = first.load_data(data_root, download, options.get("split", "train"))
-    # A class is rare, and its images were seen, by one training set: of several neither would be true of all models.
+    # With several training sets, a class or an image would not have the same role for all models.
     for one in known[1:]:
         if (one.longtail, one.manifest.data_sha256) != (first.longtail, first.manifest.data_sha256):
             raise UserError(f"{first.path} and {one.path} were trained on different images: draw them apart")
@@ -136,7 +139,7 @@ def figures_of(
 def _figures(
     cells: Sequence[Cell], data: LongTailData, folder: str | Path, options: dict[str, Any], out: Path
 ) -> Figures:
-    """Train and probe what is missing of some cells, draw and tabulate."""
+    """Train and probe cells as far as results are missing, then draw and tabulate."""
     landscapes = {field.name for field in fields(FigureSettings)} - {field.name for field in fields(Settings)}
     own = {name: value for name, value in options.items() if name in landscapes}
     own |= {name: tuple(own[name]) for name in ("radii", "directions") if name in own}
@@ -161,7 +164,7 @@ def _figures(
 
 
 def _results(name: str, cells: Sequence[Cell], data: LongTailData, settings: Settings) -> Comparison[Any]:
-    """The results of a probe by method and seed, of the cells that have it."""
+    """Return the results of a probe by method and seed, for the cells that have the probe."""
     found: dict[str, list[tuple[str, Any]]] = {}
     for cell in cells:
         if name in settings.probes(cell):
@@ -176,13 +179,13 @@ def _results(name: str, cells: Sequence[Cell], data: LongTailData, settings: Set
 
 
 def table_of_methods(summary: pd.DataFrame) -> pd.DataFrame:
-    """Method, and of every measure mean, standard deviation over seeds and standard error over draws, if there are."""
+    """Return a table of methods with the mean, standard deviation and standard error of every measure, if known."""
     table = summary.rename(columns={"row": "method"}).drop(columns=["column", "seeds", "asked"])
     return table.dropna(axis="columns", how="all")
 
 
 def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, note: str) -> str:
-    """The summary as Markdown: table, explanations, and methods that differ beyond the spread over seeds."""
+    """Return the summary as Markdown: table, explanations, and methods that differ beyond the spread over seeds."""
     # By method, because checkpoints of different methods may differ in their seeds.
     trainings = cells.groupby("row").seed.nunique()
     least, most = trainings.min(), trainings.max()
@@ -199,7 +202,7 @@ def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, note: str) -> str:
 
 
 def difference_text(pairs: pd.DataFrame) -> str:
-    """The pairs that differ beyond the spread over seeds, measure by measure."""
+    """List the pairs of methods that differ beyond the spread over seeds, by measure."""
     tested = int(pairs.p.notna().sum())
     summary = DIFFERENCES.format(level=LEVEL, apart=int(pairs.apart.sum()), tested=tested, chance=LEVEL * tested)
     lines, none = [], []

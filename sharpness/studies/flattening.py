@@ -27,15 +27,18 @@ def make_flattening_study(
 ) -> Study:
     """Train every method with every flattening operation and every seed, and compare accuracy and sharpness.
 
-    The figure shows the change by an operation, paired by seed. Models and results that exist already are reused, so
-    that an interrupted study continues; a run that diverges is reported and left out.
+    The figure shows the change due to each operation, paired by seed. Existing models and results are reused, so an
+    interrupted study can be continued. A run that diverges is reported and left out.
 
     Args:
+        data: training and test set.
+        methods: names of methods.
         operations: flattening operations and ``"none"``, with which they are compared.
+        seeds: seeds of the trainings.
         out: folder of tables and figures.
-        runs: folder of the runs; the results of a run's probes lie beside its weights.
-        options: see :class:`~sharpness.studies.settings.StudyOptions`; the epochs of the first stage are 40 for
-            digits-lt, for other data the published ones unless given.
+        runs: folder of the runs; the results of probes are stored with the weights of their run.
+        options: see :class:`~sharpness.studies.settings.StudyOptions`; by default the first stage has 40 epochs for
+            digits-lt, and the published number for other data.
     """
     cells = grid(methods, operations, seeds)
     plan = Plan("flattening", cells, ("method", "operation"), (NONE,), "the method without an operation")

@@ -1,4 +1,4 @@
-"""Studies of a grid of cells: files, tables and picture."""
+"""Studies of a grid of cells: files, tables and a picture."""
 
 from __future__ import annotations
 
@@ -24,28 +24,29 @@ from sharpness.studies.seeds import changes, failures, over_seeds, table_of
 from sharpness.studies.settings import ACCURACIES, ACCURACY, Settings, StudyOptions, measure_of, settings_of
 from sharpness.studies.summary import note_on, part_text, to_markdown
 
-#: Epochs of the first stage with which 60 cells take about ten minutes; the published ones for other data.
+#: Default epochs of the first stage, with which 60 cells take about ten minutes; other data have the published number.
 EPOCHS = {"digits-lt": 40}
 NOTE = """\
 Means ± standard deviations over seeds; a dash: no value.
 
 The figure shows changes against {reference} with the same seed: differences of accuracy and ratios of sharpness, means
 ± one standard deviation."""
-#: Panels above each other.
+#: Maximum number of panels in a column.
 HEIGHT = 4
-#: Label of an axis of ratios, by whether the smaller of two values is that of the flatter model.
+#: Label of an axis of ratios, by whether a smaller value means a flatter model; None if this is mixed or undefined.
 RATIOS = {True: "Ratio (left is flatter)", False: "Ratio (right is flatter)", None: "Ratio"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a study, and what they are compared with.
+    """The cells of a study and their reference.
 
     Attributes:
-        name: of the study and its files.
+        name: name of the study and its files.
+        cells: cells of the study.
         axes: names of rows and columns, such as ``("method", "operation")``.
-        reference: column, and row where it is one for all, of the cells that others are compared with, by their seed,
-            because these share initialisation and order of the images.
+        reference: column of the reference cells, and their row if all cells have the same reference. Cells of one seed
+            are compared, because they share initialisation and order of the images.
         compared_with: the reference in words.
     """
 
@@ -62,10 +63,10 @@ class Study:
 
     Attributes:
         cells: one row per cell.
-        summary: one row per row and column of the grid, see ``over_seeds``.
+        summary: one row for each row and column of the grid, see ``over_seeds``.
         text: the summary as Markdown, with explanations and the reasons of failed cells.
         files: paths of all files.
-        numbers: of the picture, from ``changes``.
+        numbers: numbers of the picture, from ``changes``.
     """
 
     cells: pd.DataFrame
@@ -78,8 +79,8 @@ class Study:
         """Draw the picture of the study again.
 
         Args:
-            options: those of every picture, see :class:`~sharpness.plots.PlotOptions`; ``order`` and ``labels`` are of
-                the rows, and ``ax`` and ``log`` do not apply.
+            options: options of all pictures, see :class:`~sharpness.plots.PlotOptions`; ``order`` and ``labels`` refer
+                to rows, and ``ax`` and ``log`` do not apply.
 
         Raises:
             UserError: an unknown option, a value out of range, or a row that the study does not have.
@@ -97,7 +98,7 @@ class Study:
 
 
 def panels(numbers: pd.DataFrame, titles: Mapping[str, str], rows: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """The input of ``plot_dots``: ``{title: {column of the study: (3, R)}}``."""
+    """Return the input of ``plot_dots``: ``{title: {column of the study: (3, R)}}``."""
     found = {}
     for measure, title in titles.items():
         of_measure = numbers[numbers.measure == measure]
@@ -109,12 +110,12 @@ def panels(numbers: pd.DataFrame, titles: Mapping[str, str], rows: Sequence[str]
 
 
 def draw_grid(numbers: pd.DataFrame) -> Figure:
-    """At the left changes of accuracy, to the right ratios of measures, from what ``changes`` gives."""
+    """Draw the result of ``changes``: changes of accuracy on the left, ratios of measures on the right."""
     rows = list(dict.fromkeys(numbers.row))
     accuracy = {name: name.removeprefix(ACCURACY).strip().capitalize() or "All" for name in ACCURACIES}
     columns = [DotColumn("Accuracy change (points)", panels(numbers, accuracy, rows), 0)]
     ratios = [str(m) for m in dict.fromkeys(numbers.measure) if m not in ACCURACIES and measure_of(m).ratio]
-    # Numbers of earlier versions do not say it.
+    # Numbers of earlier versions do not record their coordinates.
     known = numbers.get("coordinates", pd.Series("", numbers.index)).astype(object).fillna("")
     within = {m: f" ({found} coordinates)" if (found := known[numbers.measure == m].iloc[0]) else "" for m in ratios}
     for first in range(0, len(ratios), HEIGHT):
@@ -127,22 +128,22 @@ def draw_grid(numbers: pd.DataFrame) -> Figure:
 
 
 def make_study(plan: Plan, data: LongTailData, out: str | Path, runs: str | Path, options: StudyOptions) -> Study:
-    """Train and probe what is missing of a study; write its cells, drawn numbers, summary and picture.
+    """Train and probe a study as far as results are missing; write its cells, drawn numbers, summary and picture.
 
     Raises:
-        UserError: a recipe that cannot be made, or a folder that holds another run.
+        UserError: a recipe that cannot be built, or a folder that holds another run.
     """
     usual = {**options, "epochs": EPOCHS.get(data.longtail.dataset)} if options.get("epochs") is None else options
     data, settings, making = settings_of(data, runs, usual, Settings)
     out, cells = Path(out), run_cells(plan.name, plan.cells, data, settings, making)
-    if making.part:  # no picture before all cells are there
+    if making.part:  # the picture needs all cells
         return Study(cells, pd.DataFrame(), part_text(cells, making.part), [], pd.DataFrame())
     numbers = changes(cells, *plan.reference)
     bends = ["coordinates" in measure_of(m).setting_names if m not in ACCURACIES else False for m in numbers.measure]
     numbers = numbers.assign(coordinates=np.where(bends, settings.coordinates, ""))
     summary = over_seeds(cells)
     table = table_of(summary, plan.axes)
-    # A run that diverged is a finding: the table has its dashes, and the text below says why.
+    # A diverged run is a result: the table shows dashes, and the text below it states the reason.
     lost, note = failures(cells), note_on(settings, data.augmentation)
     told = fill(note, 120) + "\n" + NOTE.format(reference=plan.compared_with)
     text = to_markdown(table, "sd") + f"\n{told}\n" + "".join(f"\n- {line}" for line in lost) + ("\n" if lost else "")

@@ -18,12 +18,16 @@ STAGE_2 = {False: "stage 1 alone", True: "then stage 2"}
 
 
 def variants(seeds: Sequence[int], rho_scale: float | None = None) -> list[Cell]:
-    """Every first stage with and without the second one; CC-SAM is ``full`` with it, stage 2 alone ``plain`` with it.
+    """Return the cells of every first stage, with and without the second one.
 
-    ``rho_scale`` multiplies the recommended length, where it is not the recipe's own factor, and has no cap.
+    With the second stage, ``full`` is CC-SAM and ``plain`` shows stage 2 alone.
+
+    Args:
+        seeds: seeds of the trainings.
+        rho_scale: factor of the recommended length, without cap; None for the factor and the cap of the recipe.
 
     Raises:
-        UserError: no seed, or one twice.
+        UserError: no seed, or a repeated seed.
     """
     require_distinct(seeds=seeds)
     scale = () if rho_scale is None else (("rho_scale", rho_scale), ("cap", "none"))
@@ -44,20 +48,24 @@ def make_microbenchmark(
     rho_scale: float | None = None,
     **options: Unpack[StudyOptions],
 ) -> Study:
-    """Train CC-SAM with all, half or nothing of the first stage's perturbation, with and without the second stage.
+    """Train CC-SAM with both, one or no component of stage 1's perturbation, with and without stage 2.
 
-    Perturbed are the weights of the classifier, for every class c
+    For each class c, the weights of the classifier are perturbed
 
     - ``full``: by the recommended length along the class gradient g_c,
     - ``direction``: by length 1 along g_c,
     - ``magnitude``: by the recommended length in a random direction,
-    - ``plain``: not at all, which is mixup.
+    - ``plain``: not at all, which is training with mixup.
 
     The figure shows the difference of each variant from the plain first stage alone, paired by seed.
 
     Args:
-        rho_scale: factor of the recommended length, unbounded; unless given those of the recipe, 0.01 with its cap.
-        options: as those of :func:`~sharpness.studies.flattening.make_flattening_study`.
+        data: training and test set.
+        seeds: seeds of the trainings.
+        out: folder of tables and figures.
+        runs: folder of the runs.
+        rho_scale: factor of the recommended length, without bound; by default those of the recipe, 0.01 with its cap.
+        options: options of :func:`~sharpness.studies.flattening.make_flattening_study`.
     """
     cells, reference = variants(seeds, rho_scale), (STAGE_2[False], STAGE_1[0])
     plan = Plan("microbenchmark", cells, ("stage 1", "stage 2"), reference, "a plain first stage alone")

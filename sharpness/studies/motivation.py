@@ -18,7 +18,7 @@ from sharpness.results.comparison import first_of, stacked
 
 
 def columns_of(result: Result, tail_class: int) -> dict[str | int | None, str]:
-    """Subsets in the columns of the picture, with their titles: all classes, and every group, or the rarest class."""
+    """Return the subsets of the picture's columns with titles: all classes, then all groups or the rarest class."""
     present = {
         name: int(np.count_nonzero(result.class_samples[list(members)])) for name, members in result.groups.items()
     }
@@ -30,10 +30,10 @@ def columns_of(result: Result, tail_class: int) -> dict[str | int | None, str]:
 
 
 def draw_motivation(results: Mapping[str, Any], tail_class: int) -> Figure:
-    """Above, the loss in every draw at the largest radius; below, its mean rise; a column for each group of classes.
+    """Draw the loss of every draw at the largest radius above its mean rise, with a column for each group of classes.
 
-    All columns of a row share its scale. Of several trainings of a model both rows show mean and spread over them,
-    beside the draws.
+    All columns of a row share a scale. For several trainings of a model, both rows also show mean and spread over the
+    trainings.
     """
     first = first_of(results)
     with style():
@@ -53,7 +53,7 @@ def draw_motivation(results: Mapping[str, Any], tail_class: int) -> Figure:
             )  # fmt: skip
         unit = radius_unit(first.normalization, first.distribution)
         figure.supxlabel(f"Radius of the perturbation ({unit})", fontsize=8)
-        # By label, because several models have the same entries.
+        # Merged by label, because models share entries.
         rise = {label: r for label, r in results.items() if isinstance(r, Runs)}
         above = spread_key(stacked(results, _draws), True)
         above += [] if rise else [grey(ONE_COLUMN, marker="o", markersize=3, linewidth=0.8)]
@@ -67,5 +67,5 @@ def draw_motivation(results: Mapping[str, Any], tail_class: int) -> Figure:
 
 
 def _draws(result: PerturbationResult, subset: str | int | None = None) -> np.ndarray:
-    """Losses at the largest radius."""
+    """Return the losses at the largest radius."""
     return result.draws(subset)[-1]

@@ -1,4 +1,4 @@
-"""The pictures of the talk from results of probes, each with its numbers and its caption."""
+"""The pictures of the talk, drawn from results of probes, with their numbers and captions."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from sharpness.studies.visualization import draw_lines, draw_planes, drawn_numbe
 
 @dataclass(frozen=True)
 class FigureSettings(Settings):
-    """Those of a study, and of its landscapes.
+    """Settings of a study and its landscapes.
 
     Args:
-        radii: of random perturbations.
-        grid: points along each side of the plane; the line has twice as many.
+        radii: radii of random perturbations.
+        grid: number of points along each side of the plane; the line has twice as many minus one.
         extent: half the length of line and plane, in filter norms.
-        adaptive: part of the relief to which planes are interpolated; every point is evaluated if None.
-        directions: seeds of the directions of lines and planes, a row of panels each.
+        adaptive: tolerance of the interpolation of planes, relative to their relief; None evaluates every point.
+        directions: seeds of the directions of lines and planes; each has its own row of panels.
     """
 
     radii: tuple[float, ...] = RADII
@@ -59,20 +59,22 @@ class FigureSettings(Settings):
         return found
 
     def named(self, probe: str) -> dict[str, int]:
-        """Seeds of the directions of a landscape by the names of its results' files, ``line``, ``line-1``, ..."""
+        """Return the seeds of a landscape's directions by the names of the result files, ``line``, ``line-1``, ..."""
         return {f"{probe}-{seed}" if seed else probe: seed for seed in self.directions}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with what stands beside it.
+    """A picture with its numbers and the contents of its caption.
 
     Attributes:
-        numbers: behind the picture; None where another one has them.
-        what: it shows, for the caption.
-        results: whose models, images and errors the caption tells.
-        split: of the images.
-        errors: what the errors are, where they are not those of the results.
+        name: name of the files.
+        figure: the picture.
+        numbers: the numbers in the picture; None if another picture has the same numbers.
+        what: description of the picture for the caption.
+        results: results whose models, images and errors the caption describes.
+        split: split of the images.
+        errors: description of the errors, if they are not those of the results.
     """
 
     name: str
@@ -84,7 +86,7 @@ class Picture:
     errors: str | None = None
 
     def save(self, folder: Path) -> list[Path]:
-        """Write the picture, its caption and its numbers; returns their paths."""
+        """Write the picture, its caption and its numbers, and return their paths."""
         path = folder / self.name
         told = caption(self.what, self.results, self.split) | ({"Errors": self.errors} if self.errors else {})
         files = [*save_figure(self.figure, path), write_caption(path, told)]
@@ -94,11 +96,13 @@ class Picture:
 def pictures(
     results: Mapping[str, Comparison[Any]], cells: Sequence[Cell], data: LongTailData, settings: FigureSettings
 ) -> Iterator[Picture]:
-    """Draw whatever there are results for, one picture after another.
+    """Yield the pictures that can be drawn from the given results.
 
     Args:
-        results: of the probes of :meth:`FigureSettings.probes`, by their names.
-        cells: the trainings that were probed, which record their accuracy on test images.
+        results: results of the probes of :meth:`FigureSettings.probes`, by name.
+        cells: the probed trainings, which record their accuracy on test images.
+        data: training and test set.
+        settings: settings of the study.
     """
     tail = data.longtail.tail_class
     rare = f"all classes, and the rarest, {data.class_names[tail]}"
@@ -136,12 +140,12 @@ def pictures(
         what = f"Rise of the loss over planes of two random directions ({numbered(planes)}): {rare}"
         numbers = drawn_numbers(planes, tail)
         yield picture("visualization_contours", draw_planes(planes, tail, "filled"), numbers, what, first)
-        # The numbers are those of the contours.
+        # The numbers are the same as those of the contours.
         yield picture("visualization_surfaces", draw_planes(planes, tail, "surface"), None, what, first)
 
 
 def numbered(seeds: Iterable[int]) -> str:
-    """The seeds of directions in words.
+    """Name seeds in words.
 
     >>> numbered([0]), numbered([0, 1])
     ('seed 0', 'seeds 0, 1')
@@ -151,7 +155,7 @@ def numbered(seeds: Iterable[int]) -> str:
 
 
 def numbers_of(lines: Mapping[int, Comparison[Any]]) -> pd.DataFrame:
-    """The tables of lines along directions of several seeds, which are told apart by a column where there are more."""
+    """Concatenate the tables of lines; a column names the seed of the directions if there are several."""
     frames = [one.to_frame() for one in lines.values()]
     if len(lines) > 1:
         for seed, frame in zip(lines, frames, strict=True):
@@ -160,7 +164,7 @@ def numbers_of(lines: Mapping[int, Comparison[Any]]) -> pd.DataFrame:
 
 
 def tested(cells: Sequence[Cell], data: LongTailData, settings: Settings) -> pd.DataFrame:
-    """The recorded accuracy of every training on test images, as a table of :func:`sharpness.measure` has it."""
+    """Return the recorded test accuracy of every training, in the format of a table of :func:`sharpness.measure`."""
     found = []
     for cell in cells:
         known = load_checkpoint(cell.checkpoint or folder_of(cell, data, settings)).manifest.accuracy

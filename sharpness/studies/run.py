@@ -1,4 +1,4 @@
-"""Execution of the cells of a study: here in turn, or as tasks of an executor."""
+"""Execution of the cells of a study, in this process or as tasks of an executor."""
 
 from __future__ import annotations
 
@@ -29,16 +29,20 @@ logger = logging.getLogger("sharpness")
 def run_cells(
     name: str, cells: Sequence[Cell], data: LongTailData, settings: Settings, making: Making | None = None
 ) -> pd.DataFrame:
-    """Train and probe what is missing of all cells; one row per cell, in their order.
+    """Train and probe all cells as far as results are missing; return one row per cell, in the order of the cells.
 
-    A plan is logged first, and how long the rest will take once a cell has been made. What was finished before an
-    interruption is read, not made again.
+    The plan is logged first, and an estimate of the remaining time after the first cell. Cells that were finished
+    before an interruption are read from their files.
 
     Args:
-        making: where cells are made, and which of them.
+        name: name of the study, for messages.
+        cells: cells of the study.
+        data: training and test set.
+        settings: settings of the study.
+        making: place of execution, and the part of the cells to execute.
 
     Raises:
-        UserError: a recipe that cannot be made (before anything is trained), or a folder that holds another run.
+        UserError: a recipe that cannot be built (before anything is trained), or a folder that holds another run.
     """
     making = making or Making()
     jobs = making.jobs
@@ -49,10 +53,10 @@ def run_cells(
         raise UserError(f"jobs={jobs}: give at least 1")
     if making.executor is not None:
         require_executor(making.executor)
-    # All cells, also those that other calls make: a mistake in any of them ends the study before it begins.
+    # All cells are checked, including those of other calls, so that an error in any cell is found before training.
     check_cells(cells, data)
     cells = making.chosen(cells)
-    # By its name from here on, because rows and folders have names, and workers look it up.
+    # A callable is replaced by its registered name, which rows, folders and workers use.
     if callable(model := settings.training.get("model")):
         settings = replace(settings, training={**settings.training, "model": BACKBONES.admit(model)})
     done = [is_done(cell, data, settings) for cell in cells]
@@ -64,11 +68,11 @@ def run_cells(
         logger.info(
             "each probed for %s on %s images%s; kept in %s", ", ".join(probes), settings.split, few, settings.runs
         )
-    # By index: cells come back as they get finished, and the table has them in their own order.
+    # Indexed, because cells finish in any order and the table has their original order.
     rows: dict[int, dict[str, Any]] = {}
     start, made = time.monotonic(), 0
     several = making.executor is not None or jobs > 1
-    # What users registered is known in this process alone.
+    # Objects that the user registered are only known in this process.
     known = registered(_needed(cells, settings)) if several else {}
     own = making.executor is None and several
     with (
@@ -79,7 +83,7 @@ def run_cells(
         for index, row in _rows(cells, data, settings, executor, known):
             rows[index] = row
             bar.update()
-            made += not done[index]  # finished cells are read in no time, and say nothing of the others
+            made += not done[index]  # reading finished cells takes no time, so they do not count for the estimate
             if made == 1 and not done[index] and left > 1:
                 minutes = (time.monotonic() - start) * (left - 1) / min(at_a_time, left) / 60
                 logger.info("%s: about %.2g minutes for the other %d", name, minutes, left - 1)
@@ -89,25 +93,25 @@ def run_cells(
 def _rows(
     cells: Sequence[Cell], data: LongTailData, settings: Settings, executor: Executor | None, known: dict[str, Any]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Indices and rows, as they get finished."""
+    """Yield indices and rows of cells in the order in which they finish."""
     if executor is None:
         for index, cell in enumerate(cells):
             yield index, run_cell(cell, data, settings)
         return
-    # In the folder of the runs, which all workers write to.
+    # The parcel is stored in the folder of the runs, to which all workers have access.
     with parcelled((data, settings, known), settings.runs) as parcel:
         yield from do_all(executor, {index: SentCell(parcel, cell) for index, cell in enumerate(cells)})
 
 
 def _needed(cells: Sequence[Cell], settings: Settings) -> set[str]:
-    """Names of registered things that workers cannot do without."""
+    """Return the names of registered objects that workers need."""
     operations = {cell.operation.partition(":")[0] for cell in cells}
     return {cell.method for cell in cells} | operations | {settings.training.get("model") or "", *settings.measures}
 
 
 @dataclass(frozen=True)
 class SentCell:
-    """A cell for another process; its run, and the results of its probes, are files."""
+    """A cell for another process, whose run and results are stored in files."""
 
     parcel: Parcel
     cell: Cell

@@ -1,4 +1,4 @@
-r"""The cells of a study over their seeds: means, spreads, and changes against a reference of the same seed."""
+r"""Statistics of the cells of a study over seeds: means, spreads, and changes from a reference of the same seed."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import scipy
 
 from sharpness.studies.settings import measure_of
 
-#: Columns of a cell beside its measures.
+#: Columns of a cell that are not measures.
 CELL = ("row", "column", "method", "operation", "options", "seed", "status", "reason")
 
 
 def measures_in(cells: pd.DataFrame) -> list[str]:
-    """The columns of cells that are measures, of all images or of a part of them."""
+    """Return the columns of cells that are measures, of all images or of the tail."""
     return [str(c) for c in cells.columns if c not in CELL and not str(c).endswith(" se")]
 
 
 def over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
-    """One row per row and column of the study, in the order of the cells.
+    """Return one row for each row and column of the study, in the order of the cells.
 
-    Of every measure there is the mean over the seeds that have it and, in ``<measure> sd``, their standard deviation
-    (n - 1 in the denominator; NaN of a single seed). ``<measure> se`` is the mean of the standard errors of one
-    training, of the measures that have one. ``seeds`` is the number of cells that are done, ``asked`` of all.
+    ``<measure>`` is the mean over the seeds with a value, and ``<measure> sd`` their standard deviation (n - 1 in the
+    denominator; NaN for a single seed). ``<measure> se`` is the mean of the standard errors of single trainings, if the
+    measure has any. ``seeds`` is the number of cells that are done, and ``asked`` that of all cells.
     """
     rows = []
     for (row, column), part in cells.groupby(["row", "column"], sort=False):
@@ -48,20 +48,21 @@ def over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def changes(cells: pd.DataFrame, column: str, row: str | None = None) -> pd.DataFrame:
-    r"""Changes of the cells of a study against those of a reference: one row per row, column and measure.
+    r"""Return the changes of cells from a reference: one row for each row, column and measure.
 
-    Runs of one seed are compared with each other, because they share initialisation and order of the images:
+    Runs of the same seed are compared, because they share initialisation and order of the images:
 
     .. math:: d_s = a_s - a_s^{ref}, \qquad\text{or}\qquad d_s = \log(v_s / v_s^{ref})
         \text{ for measures that are compared by ratios}.
 
-    ``value`` is the mean of the d_s, ``low`` and ``high`` are one standard deviation (n - 1) below and above, NaN of a
-    single seed; of ratios all three are the exponentials, that is a geometric mean of ratios. A ratio of numbers
-    that are not both positive does not count. ``seeds`` is the number of d_s.
+    ``value`` is the mean of the d_s; ``low`` and ``high`` are one standard deviation (n - 1) below and above it, NaN
+    for a single seed. For ratios all three are exponentiated, so ``value`` is a geometric mean of ratios; ratios of
+    numbers that are not both positive are left out. ``seeds`` is the number of d_s.
 
     Args:
-        column: of the reference, in the same row, which is left out.
-        row: of a single reference for all cells, which is listed with the others.
+        cells: cells of the study.
+        column: column of the reference. If ``row`` is None, each row has its own reference, which is left out.
+        row: row of a single reference for all cells, which is listed with the others.
     """
     entries = []
     for name, part in cells.groupby("row", sort=False):
@@ -76,13 +77,13 @@ def changes(cells: pd.DataFrame, column: str, row: str | None = None) -> pd.Data
 
 
 def _scaled(part: pd.DataFrame, measure: str) -> pd.Series:
-    """A measure of every cell, or its logarithm where it is compared by ratios; NaN where there is none."""
+    """Return a measure of every cell, or its logarithm if it is compared by ratios; NaN if there is none."""
     values = part[measure].astype(float)
     return np.log(values.where(values > 0)) if measure_of(measure).ratio else values
 
 
 def _entry(row: Any, column: Any, measure: str, values: np.ndarray) -> dict[str, Any]:
-    """Mean and spread of what :func:`_scaled` gave for several seeds, as they are read."""
+    """Return mean and spread over seeds of differences of :func:`_scaled` values, with ratios exponentiated."""
     values = values[np.isfinite(values)]
     mean = values.mean() if len(values) else np.nan
     spread = values.std(ddof=1) if len(values) > 1 else np.nan
@@ -93,11 +94,11 @@ def _entry(row: Any, column: Any, measure: str, values: np.ndarray) -> dict[str,
 
 
 def told_apart(cells: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
-    """Test which rows of a study differ beyond the spread over seeds: one row per measure and pair.
+    """Test which rows of a study differ beyond the spread over seeds; return one row for each measure and pair.
 
-    ``p`` is that of Welch's t-test of the seeds, on logarithms of what is compared by ratios; NaN where a
-    row has fewer than two values. ``higher`` and ``lower`` are ordered by the means of what is tested, ``apart`` is
-    ``p < level``.
+    ``p`` is the p-value of Welch's t-test over seeds, on logarithms for measures that are compared by ratios; NaN if a
+    row has fewer than two values. ``higher`` and ``lower`` are ordered by the means of the tested values, and ``apart``
+    is ``p < level``.
     """
     entries = []
     rows = {str(name): part for name, part in cells.groupby("row", sort=False)}
@@ -108,7 +109,7 @@ def told_apart(cells: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
             p = np.nan
             if len(a) > 1 and len(b) > 1:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", RuntimeWarning)  # equal values: there is no spread
+                    warnings.simplefilter("ignore", RuntimeWarning)  # equal values have no spread
                     p = float(scipy.stats.ttest_ind(a, b, equal_var=False).pvalue)
             ordered = (first, second) if not len(b) or (len(a) and a.mean() >= b.mean()) else (second, first)
             entries.append({"measure": measure, "higher": ordered[0], "lower": ordered[1], "p": p, "apart": p < level})
@@ -116,13 +117,13 @@ def told_apart(cells: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
 
 
 def failures(cells: pd.DataFrame) -> list[str]:
-    """One line for every cell that is not done."""
+    """Return one line for every cell that is not done."""
     lost = cells[cells.status != "done"]
     return [f"{c.row}, {c.column}, seed {c.seed}: {c.status}: {c.reason}" for c in lost.itertuples()]
 
 
 def table_of(summary: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The columns of a summary that are read, row and column under ``names``, and of how many seeds."""
+    """Return the displayed columns of a summary, with row and column named ``names``, and the number of seeds."""
     seeds = [f"{n}" if n == asked else f"{n} of {asked}" for n, asked in zip(summary.seeds, summary.asked, strict=True)]
     table = summary.rename(columns=dict(zip(("row", "column"), names, strict=True))).assign(seeds=seeds)
     measures = [c for c in table.columns if c not in (*names, "seeds", "asked") and not c.endswith(" se")]

@@ -1,4 +1,4 @@
-"""Settings that all trainings of a study share, and the columns that their measures take in its tables."""
+"""Settings that all trainings of a study share, and the columns of their measures in tables."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ if TYPE_CHECKING:
     from sharpness.studies.cells import Cell
 
 S = TypeVar("S", bound="Settings")
-#: The measure whose numbers are those of the test set, which the run recorded, and the groups that it has.
+#: The measure that is recorded by the run on the test set, and its groups.
 ACCURACY = "accuracy"
 GROUPS = ("many", "medium", "few")
 ACCURACIES = (ACCURACY, *(f"{ACCURACY} {group}" for group in GROUPS))
-#: Images that are all probed, and how many of more there are of every class: 200 in all, but 5 of each at least.
+#: Up to ``ALL_PROBED`` images are all probed; of more images, ``PROBED`` in total, but at least ``LEAST`` per class.
 ALL_PROBED, PROBED, LEAST = 400, 200, 5
-#: Not among the measures of a study unless they are named: they are no sharpness.
+#: Measures that a study only includes if they are named, because they do not measure sharpness.
 LEFT_OUT = (ACCURACY, "loss")
 
 
 def study_measures(names: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Names of a study's measures beside the accuracy on the test set, which every table of a study has.
+    """Return the names of a study's measures, in addition to the test accuracy, which every table has.
 
     Raises:
-        UserError: an unknown measure, or none.
+        UserError: an unknown measure, or no measure.
     """
     chosen = [one.name for one in chosen_measures(names)]
     return tuple(name for name in chosen if name not in (LEFT_OUT if names is None else (ACCURACY,)))
 
 
 def probed_of(data: LongTailData, split: str, limit: int | None) -> int | None:
-    """Largest number of probed images of a class: as asked, else few where there are many; None for all.
+    """Return the largest number of probed images per class: ``limit``, or a default for large data; None for all.
 
-    Five networks on all images of CIFAR-10-LT would take a day of a processor.
+    Probing five networks on all images of CIFAR-10-LT would take a day on one processor.
     """
     images = len(data.part(split))
     return limit if limit is not None or images <= ALL_PROBED else max(LEAST, PROBED // data.num_classes)
 
 
 def require_distinct(**lists: Sequence[Any]) -> None:
-    """Refuse lists by name that are empty or hold something twice.
+    """Refuse lists that are empty or have repeated entries.
 
     Raises:
-        UserError: names the first.
+        UserError: a list is not valid; the message has its keyword.
     """
     for what, given in lists.items():
         if len(set(given)) < len(given) or not given:
@@ -59,7 +59,7 @@ def require_distinct(**lists: Sequence[Any]) -> None:
 
 
 def measure_of(column: str) -> Measure:
-    """The measure of a column such as ``"lambda_max tail"``."""
+    """Return the measure of a column such as ``"lambda_max tail"``."""
     return MEASURES.choose(column.split()[0])
 
 
@@ -69,14 +69,15 @@ class Settings:
 
     Args:
         runs: folder of the runs.
-        split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`; the last as :func:`probed_of` says.
-        draws: of random perturbations.
-        max_iterations, tol: of Lanczos' algorithm, for each spectrum.
-        training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
-        measures: names of the measures that every training is probed for, see :func:`study_measures`.
-        logits: of :class:`sharpness.Objective`.
-        coordinates: of curvature, in which models are compared: those that no rescaling of filters changes unless
-            ``"plain"``.
+        split, loss, limit_per_class: arguments of :func:`sharpness.checkpoint_objective`; for the default of the last
+            one see :func:`probed_of`.
+        draws: number of random perturbations.
+        max_iterations, tol: settings of the Lanczos algorithm, for each spectrum.
+        training: arguments of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
+        measures: names of the measures of every training, see :func:`study_measures`.
+        logits: argument of :class:`sharpness.Objective`.
+        coordinates: coordinates of curvature, in which models are compared. By default these are invariant to rescaling
+            of filters; ``"plain"`` ones are not.
     """
 
     runs: Path
@@ -93,18 +94,18 @@ class Settings:
 
     @property
     def measuring(self) -> dict[str, Any]:
-        """Arguments of :func:`sharpness.measure`; directions are the same for all cells."""
+        """Arguments of :func:`sharpness.measure`; all cells use the same directions."""
         numbers = {"draws": self.draws, "max_iterations": self.max_iterations, "tol": self.tol, "seed": 0}
         return {**numbers, "coordinates": self.coordinates}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the cells' table that hold numbers."""
+        """Numeric columns of the table of cells."""
         tail = (f"{name}{subset}{end}" for name in self.measures for subset in ("", " tail") for end in ("", " se"))
         return (*ACCURACIES, *tail)
 
     def probes(self, cell: Cell) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
-        """Probes of a cell with their settings, by the names of their files."""
+        """Return the probes of a cell with their settings, by the names of their files."""
         if not self.measures:
             return {}
         return {"measures": (measure, {"measures": self.measures, **self.measuring})}
@@ -112,13 +113,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Making:
-    """Place where the cells of a study are made, and the part of them.
+    """Place where the cells of a study are executed, and the part to execute.
 
     Args:
-        jobs: cells at a time, each in a process of its own that takes its share of the threads; None is one for each
-            processor, up to four, and a single one with a GPU. On small images the threads of one process gain little.
-        executor: where cells are made instead, see :func:`sharpness.cluster`.
-        part: (i, n): part i of n alone, from 1 on, for an array of jobs.
+        jobs: number of cells at a time, each in its own process with its share of the threads. None is one per
+            processor, up to four, or one in total with a GPU. On small images, several threads per process gain little.
+        executor: executor of the cells, instead of local processes, see :func:`sharpness.cluster`.
+        part: (i, n) executes only part i of n, counted from 1, for an array of jobs.
 
     >>> Making(part=(2, 3)).chosen("abcdefg")
     'be'
@@ -135,17 +136,19 @@ class Making:
             raise UserError(f"cells {self.part[0]}/{self.part[1]}: give part i of n, such as 3/60, with i from 1 to n")
 
     def chosen(self, cells: Any) -> Any:
-        """The cells of the part: every n-th, so that all parts have some of each kind."""
+        """Return the cells of the part, every n-th, so that all parts have a similar mixture of cells."""
         return cells if self.part is None else cells[self.part[0] - 1 :: self.part[1]]
 
 
 class StudyOptions(TypedDict, total=False):
-    """Options of all studies: settings of :class:`Settings`, and how the trainings are made.
+    """Options of all studies: those of :class:`Settings`, of their execution and of training.
 
     Attributes:
-        measures: of the table beside the accuracy on the test set; those of :func:`sharpness.measure` unless given.
-        jobs, executor, part: where trainings are made, and which of them, see :class:`Making`.
-        augmentation: of all trainings, see :func:`sharpness.train`, as are the following ones.
+        measures: measures of the table, in addition to the test accuracy; by default those of
+            :func:`sharpness.measure`.
+        jobs, executor, part: place of execution, and the part of the cells to execute, see :class:`Making`.
+        augmentation: augmentation of all trainings; this and the following options are those of
+            :func:`sharpness.train`.
     """
 
     split: str
@@ -169,7 +172,7 @@ class StudyOptions(TypedDict, total=False):
 def settings_of(
     data: LongTailData, runs: str | Path, options: StudyOptions, kind: type[S], **own: Any
 ) -> tuple[LongTailData, S, Making]:
-    """Data as the trainings augment them, settings of a study, and how it is made, from the options of a study."""
+    """Convert the options of a study to data with the augmentation, settings, and the place of execution."""
     given: dict[str, Any] = {**options}
     making = Making(**{f.name: given.pop(f.name) for f in fields(Making) if f.name in given})
     data = data.augmented(given.pop("augmentation", None))

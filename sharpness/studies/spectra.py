@@ -1,7 +1,7 @@
-"""Spectra of the Hessian of the most frequent class against the rarest one, a panel for each model.
+"""Hessian spectra of the most frequent and the rarest class, with a panel for each model.
 
-As Rangwani et al., "Escaping saddle points for effective generalization on class-imbalanced data" (NeurIPS 2022), draw
-them: a minimum for the head may be a saddle for the tail, whose spectrum then has a negative part.
+The pictures follow Rangwani et al., "Escaping saddle points for effective generalization on class-imbalanced data"
+(NeurIPS 2022): a minimum for the head may be a saddle point for the tail, whose spectrum then has a negative part.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from sharpness.results.words import named_coordinates
 def head_and_tail(
     objective: Objective, draws: int = 3, steps: int = 30, seed: int = 0, coordinates: str | None = None
 ) -> SpectralDensityResult:
-    """Spectral densities of the most frequent and of the rarest class, on equally many images of both.
+    """Compute spectral densities of the most frequent and the rarest class, on the same number of images.
 
     Args:
-        draws, steps, seed, coordinates: of :func:`sharpness.spectral_density`.
+        objective: objective with all classes.
+        draws, steps, seed, coordinates: arguments of :func:`sharpness.spectral_density`.
     """
     known = objective.train_counts
     counts = np.where(objective.class_samples > 0, objective.class_samples if known is None else known, -1)
@@ -43,10 +44,10 @@ def head_and_tail(
 
 
 def draw_spectra(results: Mapping[str, Any], train_counts: Sequence[int]) -> Figure:
-    """Draw the densities of both classes, smoothed alike, a panel for each model on one scale.
+    """Draw the densities of both classes with the same smoothing, in a panel for each model, on one scale.
 
-    Ticks mark the extreme Ritz values; the axis is linear around zero, where nearly all of the spectrum is, and
-    logarithmic beyond.
+    Ticks mark the extreme Ritz values. The axis is linear around zero, where nearly all eigenvalues are, and
+    logarithmic elsewhere.
     """
     results = one_training(results)
     first = first_of(results)
@@ -60,7 +61,7 @@ def draw_spectra(results: Mapping[str, Any], train_counts: Sequence[int]) -> Fig
     for label, of_model in rules.items():
         for c, rule in of_model.items():
             name = f"{first.class_names[c]} ({train_counts[c]} training images)"
-            # Narrower than the linear part of the axis, which the bulk of the spectrum would fill otherwise.
+            # Narrower than the linear part of the axis, which the bulk of the spectrum would otherwise fill.
             found = rule.density(width=linear / 5)
             drawn.setdefault(label, {})[name] = (found.grid, found.density, found.lower, found.upper)
             marks.setdefault(label, {})[name] = np.array([np.nanmin(rule.nodes), np.nanmax(rule.nodes)])
@@ -73,7 +74,7 @@ def draw_spectra(results: Mapping[str, Any], train_counts: Sequence[int]) -> Fig
                 ylabel="",
             )  # fmt: skip
         decades = 10.0 ** np.arange(np.log10(linear), np.ceil(np.log10(top)))
-        panels.places[0].set_xticks([*-decades[1::2], 0, *decades])  # near zero there is no room for all
+        panels.places[0].set_xticks([*-decades[1::2], 0, *decades])  # there is no room for all ticks near zero
         handles, _ = panels.places[0].get_legend_handles_labels()
         where = named_coordinates(first.provenance)
         panels.finish(f"Eigenvalue of the Hessian{where}", "Spectral density", None, handles)

@@ -1,4 +1,4 @@
-"""Summary rows of trainings, with accuracy and sharpness, their notes, and Markdown tables of them."""
+"""Summary rows of trainings with accuracy and sharpness, notes on them, and Markdown tables."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ NOTE = (
 
 
 def accuracies(checkpoint: Checkpoint) -> dict[str, float]:
-    """On the test set, in per cent: of all images and of the groups, as the run recorded them."""
+    """Return the recorded test accuracies of all images and of the groups, in per cent."""
     known = checkpoint.manifest.accuracy
     names = {ACCURACY: ACCURACY} | {f"{ACCURACY} {group}": f"{ACCURACY}_{group}" for group in GROUPS}
     return {name: 100 * known.get(recorded, float("nan")) for name, recorded in names.items()}
 
 
 def summary_row(table: MeasureResult, tail_class: int) -> dict[str, float]:
-    """The measures of one training, of all images and of the tail, with their standard errors.
+    """Return the measures of one training, for all images and for the tail, with their standard errors.
 
-    The tail is the mean over few-shot classes, or the rarest class where there are none.
+    The tail is the mean over few-shot classes, or the rarest class if there are none.
     """
     tail = "few" if table.groups.get("few") else tail_class
     row: dict[str, float] = {}
@@ -39,7 +39,7 @@ def summary_row(table: MeasureResult, tail_class: int) -> dict[str, float]:
 
 
 def part_text(cells: pd.DataFrame, part: tuple[int, int]) -> str:
-    """The outcome of a part of a study's cells, a line each, and how all are collected."""
+    """Return the status of the cells of a part of a study, one line each, and how to collect all cells."""
     lines = [f"part {part[0]} of {part[1]}: {len(cells)} cells"]
     for c in cells.to_dict("records"):
         named = [str(c["row"]), str(c["column"]), f"seed {c['seed']}"]
@@ -48,7 +48,7 @@ def part_text(cells: pd.DataFrame, part: tuple[int, int]) -> str:
 
 
 def note_on(settings: Settings, augmentation: str) -> str:
-    """The note on the numbers in a study's table."""
+    """Return the note on the numbers in the table of a study."""
     given = settings.measuring
     explained = [f"{name}, {measure_of(name).in_words(given)}" for name in settings.measures]
     return NOTE.format(
@@ -61,10 +61,12 @@ def note_on(settings: Settings, augmentation: str) -> str:
 
 
 def to_markdown(table: pd.DataFrame, spread: str = "se", error: str | None = None) -> str:
-    """The table as Markdown, with as many digits as errors allow, and a dash for no number.
+    """Format a table as Markdown, with as many digits as the errors allow, and a dash for missing values.
 
-    A column ``<name> <spread>``, of standard errors unless said otherwise, stands behind a ± in the column ``<name>``,
-    and a column ``<name> <error>`` in brackets behind that.
+    Args:
+        table: the table.
+        spread: the column ``<name> <spread>`` is appended to ``<name>`` after a ±.
+        error: the column ``<name> <error>`` is appended in brackets.
     """
     ends = tuple(f" {end}" for end in (spread, error) if end)
     columns = [c for c in table.columns if not c.endswith(ends)]
@@ -77,7 +79,7 @@ def to_markdown(table: pd.DataFrame, spread: str = "se", error: str | None = Non
             number = c not in words and np.isfinite(row[c])
             text = described(row[c], se, sd, np.nan, np.nan, in_spreads=True) if number else "–"
             if number and c.split()[0] == ACCURACY and not np.isfinite([se, sd]).any():
-                text = f"{row[c]:.1f}"  # per cent: ten thousand test images tell no more
+                text = f"{row[c]:.1f}"  # per cent: ten thousand test images do not justify more digits
             cells.append(str(row[c]) if c in words else text)
         lines.append(cells)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"

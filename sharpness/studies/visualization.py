@@ -1,6 +1,6 @@
-"""The talk's visualization: lines, contours and surfaces of every model on shared directions, range and colours.
+"""The talk's visualization: lines, contours and surfaces of all models with shared directions, range and colours.
 
-Unlike ``LineResult.compare``, pictures also show every model on the loss that it was trained with.
+Unlike ``LineResult.compare``, the pictures accept models with different losses, such as their training losses.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ from sharpness.results.comparison import first_of, one_training
 from sharpness.results.pictures import LOOKS
 from sharpness.results.subsets import subset_title
 
-#: A line that rises so many times higher than half of all lines leaves the frame, which says how high it goes.
+#: A line that rises more than this factor above the median of all lines is cut off; a text states its height.
 FAR = 4
 
 
 def _rows(results: Mapping[str, Any], tail_class: int) -> list[tuple[int | None, str]]:
-    """All samples, and the rarest class."""
+    """Return all samples and the rarest class, with titles."""
     first = first_of(results)
     name, probed = lower_first(subset_title(first, tail_class)), int(first.class_samples[tail_class])
     return [(None, "All classes"), (tail_class, f"Rarest: {name} ({probed} images)")]
 
 
 def draw_lines(results: Mapping[int, Mapping[str, Any]], tail_class: int) -> Figure:
-    """Draw rises of the loss along random directions, on one scale: left of all samples, right of the rarest class.
+    """Draw rises of the loss along random directions, for all samples on the left and the rarest class on the right.
 
-    The scale is linear, because any other bends a parabola. Few lines far above all others leave the frame. Of several
-    trainings of a model mean and spread.
+    All panels share a linear scale, on which a parabola keeps its shape. Lines far above the others are cut off. For
+    several trainings of a model, mean and spread are drawn.
 
     Args:
-        results: by the seed of the direction, a row each.
+        results: results by the seed of the direction; each has its own row.
+        tail_class: index of the rarest class.
     """
     (first, *_) = results.values()
     with style():
@@ -64,7 +65,7 @@ def draw_lines(results: Mapping[int, Mapping[str, Any]], tail_class: int) -> Fig
 
 
 def _cut(axes: Sequence[Axes]) -> None:
-    """End the axes that all panels share below lines that are far above the others, and name those."""
+    """Limit the shared axes of all panels so that lines far above the others are cut off, and name these lines."""
     tops = {(ax, line): float(np.nanmax(line.get_ydata())) for ax in axes for line in _named(ax)}
     usual = [top for top in tops.values() if top <= FAR * np.median(list(tops.values()))]
     if len(usual) == len(tops) or max(usual) <= 0:
@@ -84,7 +85,7 @@ def _named(ax: Axes) -> list[Line2D]:
 
 
 def drawn_numbers(results: Mapping[int, Mapping[str, Any]], tail_class: int) -> pd.DataFrame:
-    """The numbers of ``draw_planes``: a row per model and cell, of all samples and of the rarest class."""
+    """Return the numbers of ``draw_planes``: a row per model and point, for all samples and the rarest class."""
     frames = []
     for seed, of_seed in results.items():
         for label, r in one_training(of_seed).items():
@@ -97,13 +98,15 @@ def drawn_numbers(results: Mapping[int, Mapping[str, Any]], tail_class: int) -> 
 
 
 def draw_planes(results: Mapping[int, Mapping[str, Any]], tail_class: int, kind: str) -> Figure:
-    """Draw the rise of the loss over planes, one column per model, whose title names the training.
+    """Draw the rise of the loss over planes, with one column per model; titles name the training.
 
-    Above are all samples, below is the rarest class, both on a scale of their own that all directions share.
+    The upper rows show all samples, the lower rows the rarest class. Each of the two has its own scale, which all
+    directions share.
 
     Args:
-        results: by the seed of both directions, a row each.
-        kind: ``"filled"`` contours, or ``"surface"``.
+        results: results by the seed of both directions; each has its own row.
+        tail_class: index of the rarest class.
+        kind: ``"filled"`` contours or ``"surface"``.
     """
     single = {seed: one_training(of_seed) for seed, of_seed in results.items()}
     (first, *_) = (first_of(of_seed) for of_seed in single.values())
