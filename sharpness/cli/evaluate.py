@@ -66,6 +66,8 @@ def evaluate(
     require_file("--sweep", sweep, TABLES)
     if open_root is not None and (opened is None or (opened != "cifar100" and Path(opened).is_dir())):
         raise UserError(f"--open-root {open_root} is for a list given with --open, or for cifar100: leave it out")
+    if (given["logits"] or "").rpartition(",")[2] == "temperature":
+        raise UserError("--logits temperature: leave it out, the table has columns at the model's temperature")
     if not 0 <= threshold <= 1:
         raise UserError(f"--threshold {threshold:g}: give a probability from 0 to 1")
     read, options = subjects(checkpoints, {**given, "loss": "ce"})

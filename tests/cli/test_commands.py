@@ -59,6 +59,7 @@ def test_every_command_shows_an_example_to_copy(command, capsys):
         (["measure", "nowhere.pt"], "nowhere.pt"),
         (["spectrum", "zoo:ce", "--density", "-k", "2"], "not with --per-layer, --verify, --bootstrap or -k"),
         (["evaluate", "zoo:ce", "--open-root", "lists"], "--open-root lists is for a list given with --open"),
+        (["evaluate", "zoo:ce", "--logits", "temperature"], "leave it out, the table has columns at"),
         (["evaluate", "zoo:ce", "--open", ".", "--open-root", "lists"], "--open-root lists is for a list given"),
         (["measure"], "CHECKPOINTS"),
         (["figures", "--methods", "ce,ce"], "only once"),
