@@ -141,20 +141,20 @@ def version_of(function: Any) -> str:
     if code is None:
         return repr(function)
     enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
-    content = [_content(code), _told_apart([function.__defaults__, function.__kwdefaults__, enclosed])]
+    content = [_content(code), _digested([function.__defaults__, function.__kwdefaults__, enclosed])]
     return _digest(repr(content).encode())
 
 
-def _told_apart(value: Any) -> Any:
+def _digested(value: Any) -> Any:
     """Replace arrays and tensors in a value by digests, because their text omits entries and digits.
 
-    >>> _told_apart([torch.tensor(0.12341), 2]) == _told_apart([torch.tensor(0.12342), 2])
+    >>> _digested([torch.tensor(0.12341), 2]) == _digested([torch.tensor(0.12342), 2])
     False
     """
     if isinstance(value, list | tuple):
-        return [_told_apart(one) for one in value]
+        return [_digested(one) for one in value]
     if isinstance(value, dict):
-        return {name: _told_apart(one) for name, one in value.items()}
+        return {name: _digested(one) for name, one in value.items()}
     if isinstance(value, Tensor):
         plain = value.detach().cpu().to_dense().contiguous().flatten()
         return [str(value.dtype), list(value.shape), _digest(plain.view(torch.uint8).numpy().tobytes())]
