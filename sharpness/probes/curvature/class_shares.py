@@ -54,7 +54,7 @@ def owners_of(objective: Objective, found: EigenvalueResult, epsilon: float | No
         epsilons = np.sqrt(2 * RISE / np.abs(values)) if epsilon is None else np.full(len(values), float(epsilon))
     # For every direction and class. The first axis holds numbers and their standard errors.
     shares, slopes = np.empty((2, 2, len(vectors), objective.num_classes))
-    changes = np.empty((2, len(vectors), objective.num_classes, 2))
+    changes = np.full((2, len(vectors), objective.num_classes, 2), np.nan)
     sums = np.empty(len(vectors))
     with progress(len(vectors), "owners", "directions") as bar:
         for j, (vector, step) in enumerate(zip(vectors, epsilons, strict=True)):
@@ -62,7 +62,8 @@ def owners_of(objective: Objective, found: EigenvalueResult, epsilon: float | No
             sums[j] = np.average(forms, weights=weights)
             shares[:, j] = _shares(forms, weights, classes, objective.num_classes)
             slopes[:, j] = _means(objective.slopes(vector), weights, classes, objective.num_classes)
-            for number, side in enumerate((-1, 1)):
+            # Without curvature, no distance changes the quadratic approximation.
+            for number, side in enumerate((-1, 1) if np.isfinite(step) else ()):
                 change = _answers(objective, side * float(step) * vector) - base.answers
                 changes[:, j, :, number] = _means(change, weights, classes, objective.num_classes)
             bar.update()

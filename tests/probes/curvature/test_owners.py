@@ -1,6 +1,7 @@
 """Owners of sharp directions: quadratics with known owners, and dense Hessians of every class."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from sharpness import Objective, UserError, compare, eigenvalues, load_result, owners
 from sharpness.cli import main
+from sharpness.probes.curvature.class_shares import owners_of
 
 SCALES = torch.tensor([4.0, 3.0, 2.0], dtype=torch.float64)
 
@@ -161,3 +163,9 @@ def test_the_command_prints_and_draws_owners(run, tmp_path, capsys):
     assert picture.with_suffix(".png").is_file() and "Shares of the classes" in picture.with_suffix(".txt").read_text()
     assert main(["spectrum", str(run), *quick, "--owners", "--per-class"]) == 2
     assert "leave --per-class out" in capsys.readouterr().err
+
+
+def test_a_direction_without_curvature_has_no_distance(network):
+    found = owners_of(network, replace(eigenvalues(network, keep_vectors=True), values=np.zeros(1)))
+    assert np.isinf(found.epsilons).all() and np.isnan(found.accuracy_changes).all()
+    assert np.isfinite(found.slopes).all()
