@@ -193,7 +193,7 @@ def vectors_are_kept(wanted: bool | None, rows: int, width: int, parameters: int
         if size > USUAL:
             logger.info("%s: they are not kept; keep_vectors=True keeps them where they fit", told)
         return size <= USUAL
-    free = 2 * memory_budget(torch.device("cpu"))  # which is half of what is free
+    free = 2 * memory_budget(torch.device("cpu"))  # the budget is half of the free memory
     if wanted and size > max(free, USUAL):
         raise UserError(f"{told}, and {free:,} are free: give keep_vectors=False, or fewer parameters")
     return wanted
