@@ -10,7 +10,7 @@ from sharpness.renamed import moved_names
 
 __all__ = ["CurvatureOperator", "Evaluation", "Products", "distributed"]
 
-if not TYPE_CHECKING:  # which would take any name for one of this room
+if not TYPE_CHECKING:  # type checkers would accept any name as one of this package
     __getattr__ = moved_names(
         __name__,
         class_sums="ClassSums PerSampleLoss SampleSums WeightedBatch cross_entropy mean_error ratio require_one_each "

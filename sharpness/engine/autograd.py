@@ -1,4 +1,4 @@
-"""Vector-Jacobian products by autograd, and functions of torch written out that lack a right second derivative."""
+"""Vector-Jacobian products by autograd, and formulas for torch functions without a correct second derivative."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ def pulled(
     retain_graph: bool = False,
     zeros: bool = False,
 ) -> tuple[Any, ...]:
-    r""":math:`\sum_j v_j' \, \partial y_j / \partial x_i` for every input :math:`x_i`.
+    r"""Compute :math:`\sum_j v_j' \, \partial y_j / \partial x_i` for every input :math:`x_i`.
 
-    ``torch.autograd.grad`` itself, without its check of shapes, which imports sympy: a second of every process.
+    Same as ``torch.autograd.grad``, but without its check of shapes, which imports sympy and so costs every process a
+    second.
 
     Args:
         outputs: y_j, with a graph.
+        inputs: x_i.
         along: v_j, in the shapes of the outputs.
-        create_graph: record the graph of the results, which keeps that of the outputs.
+        create_graph: record the graph of the results; this also keeps the graph of the outputs.
         retain_graph: keep the graph of the outputs.
-        zeros: give zeros instead of None for inputs that no output depends on.
+        zeros: return zeros instead of None for inputs that no output depends on.
 
     >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> pulled([x * x], [x], [torch.tensor([1.0, 10.0])])
@@ -50,7 +52,7 @@ def pulled(
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """``g v / |v|``: torch 2.13 differentiates its fused version on a CPU wrongly the second time."""
+    """Compute ``g v / |v|``: the second derivative of the fused CPU version is wrong in torch 2.13."""
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
@@ -67,11 +69,11 @@ def _embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Tensor:
-    """Sums or means of rows by bag, of which torch 2.13 has no second derivative; nor has the maximum any here."""
+    """Compute sums or means of rows by bag: torch 2.13 has no second derivative of these. The maximum has none here."""
     options = per_sample_weights, include_last_offset, padding_idx
     if mode == "max":
         return F.embedding_bag(input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, *options)
-    # One row for every index, each in its bag: of indices (n, L) the bags are rows, of a list they start at offsets.
+    # One row per index. For indices (n, L) the bags are rows; for a flat list they start at the offsets.
     flat = input.reshape(-1)
     rows = F.embedding(flat, weight, None, max_norm, norm_type, scale_grad_by_freq)
     a = rows.new_ones(len(flat)) if per_sample_weights is None else per_sample_weights.reshape(-1)
@@ -95,7 +97,7 @@ WRITTEN_OUT: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 class WrittenOut(TorchFunctionMode):
-    """A mode in which functions of ``WRITTEN_OUT`` are computed by their formulas, in the thread that entered it."""
+    """A mode that computes the functions in ``WRITTEN_OUT`` by their formulas, in the thread that entered it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return WRITTEN_OUT.get(func, func)(*args, **(kwargs or {}))

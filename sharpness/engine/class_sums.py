@@ -1,4 +1,4 @@
-r"""Sums of losses and of correct predictions by class, in one forward pass."""
+r"""Sums of losses and of correct predictions per class, from one forward pass."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ WeightedBatch = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class ClassSums:
-    """Weighted sums over the samples of each class, in float64. They are divided once, at the end."""
+    """Weighted sums over the samples of each class, in float64, which are divided only once, at the end."""
 
     loss: np.ndarray  # (C,)  sum of a_i l_i
     weight: np.ndarray  # (C,)  sum of a_i
-    correct: np.ndarray  # (C,)  sum of a_i where the largest logit is the label's; NaN where there are no labels
-    count: np.ndarray  # (C,)  samples
+    correct: np.ndarray  # (C,)  sum of a_i over samples whose largest logit is the label's; NaN without labels
+    count: np.ndarray  # (C,)  number of samples
 
     @classmethod
     def of(cls, rows: Tensor, classes: Tensor, num_classes: int) -> ClassSums:
@@ -39,7 +39,7 @@ class ClassSums:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy over all samples, weighted as the loss is."""
+        """Accuracy over all samples, with the same weights as the loss."""
         return float(self.correct.sum() / self.weight.sum())
 
     @property
@@ -55,9 +55,9 @@ class ClassSums:
 
 @dataclass(frozen=True)
 class SampleSums(ClassSums):
-    """Sums by class, together with the contribution of every sample."""
+    """Sums per class, together with the contribution of every sample."""
 
-    rows: np.ndarray  # (4, n)  a_i l_i, a_i, a_i where it is correct and else 0, 1
+    rows: np.ndarray  # (4, n)  a_i l_i; a_i; a_i if the prediction is correct, else 0; 1
 
     @classmethod
     def of(cls, rows: Tensor, classes: Tensor, num_classes: int) -> SampleSums:
@@ -71,16 +71,16 @@ class SampleSums(ClassSums):
 
     @property
     def answers(self) -> np.ndarray:
-        """1 where a sample is classified correctly, else 0, shape (n,)."""
+        """1 for samples that are classified correctly, else 0, shape (n,)."""
         return self.rows[2] / self.rows[1]
 
 
 def mean_error(values: np.ndarray, weights: np.ndarray) -> float:
-    r"""The standard error of a weighted mean :math:`m = \sum_i a_i q_i / \sum_i a_i` over independent samples.
+    r"""Return the standard error of a weighted mean :math:`m = \sum_i a_i q_i / \sum_i a_i` of independent samples.
 
     .. math:: \mathrm{se}^2 = \frac{n}{n - 1} \frac{\sum_i a_i^2 (q_i - m)^2}{(\sum_i a_i)^2},
 
-    the usual :math:`s / \sqrt{n}` where all weights are equal; NaN for fewer than two samples.
+    which is the usual :math:`s / \sqrt{n}` if all weights are equal; NaN for fewer than two samples.
 
     Args:
         values: q, shape (n,).
@@ -97,10 +97,10 @@ def mean_error(values: np.ndarray, weights: np.ndarray) -> float:
 
 
 def share_error(right: np.ndarray, weights: np.ndarray) -> float:
-    r"""The standard error of a weighted accuracy, which is not 0 even if all samples are correct or all are wrong.
+    r"""Return the standard error of a weighted accuracy, which is positive even if all samples are correct or wrong.
 
-    ``mean_error`` with one sample more, of mean weight, that is half correct. Where all weights are equal this is
-    half the length of the Wilson interval of one standard deviation,
+    This is ``mean_error`` with one additional sample of mean weight that is half correct. If all weights are equal, it
+    is half the length of the Wilson interval of one standard deviation,
     :math:`\sqrt{n p (1 - p) + 1/4} / (n + 1)`. NaN for fewer than two samples.
 
     Args:
@@ -116,34 +116,34 @@ def share_error(right: np.ndarray, weights: np.ndarray) -> float:
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    r"""``-log softmax(outputs)_target`` of every sample, shape (n,); of probabilities q, :math:`-\sum_c q_c \log p_c`.
+    r"""Return ``-log softmax(outputs)_target``, shape (n,), or :math:`-\sum_c q_c \log p_c` for probabilities q.
 
-    In float64 whatever the outputs: where a sample is classified with confidence, its gradient is a probability minus
-    1, which float32 rounds away together with the curvature.
+    Always computed in float64: the gradient of a confidently classified sample is a probability minus 1, which rounds
+    to zero in float32, together with the curvature.
 
     Args:
         outputs: logits (n, C).
-        targets: labels (n,), or the probabilities of all classes (n, C).
+        targets: labels (n,), or class probabilities (n, C).
     """
     probabilities = targets.is_floating_point()
     return F.cross_entropy(outputs.double(), targets.double() if probabilities else targets, reduction="none")
 
 
 def ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """``sums / weights``, NaN where the weight is 0."""
+    """Return ``sums / weights``, with NaN where the weight is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(weights > 0, sums / weights, np.nan)
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """The sums of some samples by class, from the outputs of a model.
+    """Computation of the sums per class from the outputs of a model.
 
     Attributes:
-        loss: outputs and targets to losses (n,).
-        classes: (N,) of all samples.
+        loss: function from outputs and targets to losses (n,).
+        classes: (N,) classes of all samples.
         num_classes: C.
-        answers: width of the logits, of which the largest is the prediction; None where targets are no labels.
+        answers: width of the logits, the largest of which is the prediction; None if targets are not labels.
     """
 
     loss: PerSampleLoss
@@ -152,7 +152,7 @@ class Scoring:
     answers: int | None
 
     def rows(self, outputs: Tensor, y: Tensor, a: Tensor) -> Tensor:
-        """The rows (4, n) of some samples, see :func:`sample_rows`."""
+        """Return the rows (4, n) of some samples, see :func:`sample_rows`."""
         return sample_rows(outputs, y, a, self.loss, self.answers)
 
     def sums(self, rows: Iterable[Tensor]) -> ClassSums:
@@ -166,22 +166,23 @@ class Scoring:
 def class_sums(
     forward: Callable[[Tensor], Tensor], batches: Iterable[WeightedBatch], scoring: Scoring
 ) -> ClassSums:  # fmt: skip
-    """Sum ``loss(forward(x), y)`` by class over some batches.
+    """Sum ``loss(forward(x), y)`` per class over all batches.
 
     Args:
-        forward: inputs (n, ...) to outputs, usually logits (n, C).
-        batches: of all samples, in their order.
+        forward: function from inputs (n, ...) to outputs, usually logits (n, C).
+        batches: batches of all samples, in order.
+        scoring: computation of the sums.
     """
     return scoring.sums(scoring.rows(forward(x), y, a) for x, y, a in batches)
 
 
 def sample_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, answers: int | None) -> Tensor:
-    """The contributions of the samples of a batch to ``ClassSums``, (4, n), in float64.
+    """Return the contributions of the samples of a batch to ``ClassSums``, (4, n), in float64.
 
-    They stay on the device of the outputs: a copy to the CPU would wait for the GPU in every batch.
+    They stay on the device of the outputs, because a copy to the CPU would wait for the GPU after every batch.
 
     Raises:
-        UserError: the loss is not one value per sample.
+        UserError: the loss does not return one value per sample.
     """
     values = require_one_each(loss(outputs, y), outputs, y)
     if answers is not None and outputs.ndim == 2 and outputs.shape[1] == answers:
@@ -193,10 +194,10 @@ def sample_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, answ
 
 
 def require_one_each(values: Tensor, outputs: Tensor, y: Tensor) -> Tensor:
-    """Return the losses of some samples if there is one for each.
+    """Return the losses of some samples, after checking that there is one for each.
 
     Raises:
-        UserError: there is not; the message says what to change.
+        UserError: there is not one for each; the message says what to change.
     """
     n = len(y)
     if isinstance(values, Tensor) and values.shape == (n,):

@@ -1,4 +1,4 @@
-"""Convolutions, alone or with the BatchNorm after them folded in, as operations with four passes."""
+"""Convolutions, with or without a folded BatchNorm, as operations with four passes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_GRADIENT: Any = (None, None, None)
 
 
 class Convolution(Operation):
-    r"""``y = x * w + b``: six convolutions a product, of which the state keeps x and g.
+    r"""``y = x * w + b``: six convolutions per product; the state keeps x and g.
 
     .. code-block:: text
 
@@ -61,7 +61,7 @@ class Convolution(Operation):
     def _push(
         self, x: Tensor, w: Tensor, x_dot: Tensor | None, w_dot: Tensor | None, b_dot: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """``y.``, and the part of it that comes from ``w.``."""
+        """Return ``y.`` and the part of it that comes from ``w.``."""
         by_weight = None if w_dot is None else self._convolve(x, w_dot, b_dot if x_dot is None else None)
         if x_dot is not None:
             y_dot = self._convolve(x_dot, w, b_dot)
@@ -76,8 +76,8 @@ class Convolution(Operation):
         stride, padding, *rest = self.geometry
         if any(n > 1 for n in w.shape[2:]) or any(padding) or not any(step > 1 for step in stride):
             return list(torch.ops.aten.convolution_backward(g, x, w, None, *self.geometry, [*wanted, False])[:2])
-        # A 1 x 1 kernel sees every stride-th pixel alone: the same sums on those, with stride 1. With a stride and
-        # channels last, oneDNN's kernel for AVX2 writes beyond its memory (torch 2.13, 3 to 6 channels).
+        # A 1 x 1 kernel only uses every stride-th pixel, so this computes the same sums over these with stride 1. With
+        # a stride and channels last, oneDNN's AVX2 kernel writes out of bounds (torch 2.13, 3 to 6 channels).
         seen = (slice(None), slice(None), *(slice(None, None, step) for step in stride))
         geometry = ([1] * self.rank, padding, *rest)
         of_seen, of_weight, _ = torch.ops.aten.convolution_backward(g, x[seen], w, None, *geometry, [*wanted, False])
@@ -89,10 +89,10 @@ class Convolution(Operation):
 
 
 class ScaledConvolution(Convolution):
-    r"""``y = s (x * w) + t`` by output channel, in the place of a convolution and the BatchNorm after it.
+    r"""``y = s (x * w) + t`` per output channel, which replaces a convolution followed by BatchNorm.
 
-    All six convolutions are with the folded weight ``s w`` or its tangent ``e = s. w + s w.``; what is left of
-    BatchNorm has the size of the weights. With ``c = corr(x, g)`` and < , > summed by output channel:
+    All six convolutions use the folded weight ``s w`` or its tangent ``e = s. w + s w.``; the remaining operations of
+    BatchNorm have the size of the weights. With ``c = corr(x, g)`` and < , > summed per output channel:
 
     .. code-block:: text
 
@@ -101,12 +101,12 @@ class ScaledConvolution(Convolution):
         a    = corr(x, g.) + corr(x., g)
         g_w. = s a + s. c        g_s. = <a, w> + <c, w.>     g_t. = sum g.
 
-    Where g_w is not wanted, c is not made, a convolution less: with ``r = s. / s`` and ``b = a + r c =
-    corr(x, g. + r g) + corr(x., g)``, the sums <c, s w> = sum g (y - t) and <c, e> = sum g (x * e) are enough for
+    If g_w is not wanted, c is not computed, which saves a convolution: with ``r = s. / s`` and ``b = a + r c =
+    corr(x, g. + r g) + corr(x., g)``, the sums <c, s w> = sum g (y - t) and <c, e> = sum g (x * e) suffice for
     ``g_w. = s b`` and ``g_s. = <b, w> + <c, e> / s - 2 r <c, w>``.
     """
 
-    #: Smallest scale that may be divided by, relative to the largest scale or shift: the rest cancels in y - t.
+    #: Smallest scale to divide by, relative to the largest scale or shift; below it, y - t cancels too much.
     SMALLEST = 1e-3
 
     def forward(self, x: Tensor, w: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, State]:  # type: ignore[override]
@@ -156,8 +156,8 @@ class ScaledConvolution(Convolution):
         state.carry = None
         weights = any(self.active[1:3])
         ratio: Any = s_dot / s if g is not None and c is None and s_dot is not None and weights else None
-        # Without c, `a` is the b of the class's docstring: by weights it takes g. + r g, by inputs only g., so that
-        # one call cannot serve both.
+        # Without c, `a` is b in the class docstring. The derivative by the weights then uses g. + r g and that by the
+        # inputs only g., so they need separate calls.
         if ratio is None:
             by_input, a = self._pull(g_dot, x, folded, (self.active[0], weights))
         else:
@@ -181,7 +181,7 @@ class ScaledConvolution(Convolution):
         return result
 
     def bend(self, state: State) -> PerInput:
-        """``2 g (x. * e + x * (s. w.))``."""
+        """Return ``2 g (x. * e + x * (s. w.))``."""
         x, (x_dot, e, w_dot, s_dot, _) = state.kept[0], state.carry
         g = (state.gradient or NO_GRADIENT)[0]
         state.carry = None
@@ -191,12 +191,12 @@ class ScaledConvolution(Convolution):
 
 
 def _channels(v: Any, rank: int) -> Tensor:
-    """A vector over channels, to be broadcast over (n, channels, ...)."""
+    """Reshape a vector over channels for broadcasting over (n, channels, ...)."""
     return v.view(-1, *[1] * rank)
 
 
 def _filters(v: Tensor, w: Tensor) -> Tensor:
-    """A vector over output channels, to be broadcast over weights (channels, ...)."""
+    """Reshape a vector over output channels for broadcasting over weights (channels, ...)."""
     return v.view(-1, *[1] * (w.ndim - 1))
 
 
@@ -205,7 +205,7 @@ def _times(v: Tensor | None, w: Tensor | None) -> Tensor | None:
 
 
 def _by_channel(g: Tensor) -> Tensor:
-    """Sums over samples and positions: (n, channels, ...) to (channels,)."""
+    """Sum over samples and positions: (n, channels, ...) to (channels,)."""
     return g.movedim(1, -1).reshape(-1, g.shape[1]).sum(0)
 
 

@@ -1,4 +1,4 @@
-"""Search for the layer of a model, or the ``autograd.Function`` in it, that has a wrong derivative."""
+"""Search for the layer of a model, or the ``autograd.Function`` in it, whose derivative is wrong."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Call:
     """One call of a module or a function, with its arguments and its output.
 
     Attributes:
-        name: of the module that was called, or in whose forward pass the function was.
-        function: an ``autograd.Function``; None where the module itself was called.
+        name: name of the module that was called, or whose forward pass called the function.
+        function: an ``autograd.Function``; None if the module itself was called.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Call:
 
     @property
     def description(self) -> str:
-        """The layer, and the function in it if there is one, in words."""
+        """A description of the layer, and of the function in it if there is one."""
         where = layer(self.name, self.module)
         return where if self.function is None else f"autograd.Function {self.function.__name__!r} in {where}"
 
@@ -45,9 +45,9 @@ class Call:
 
 @contextmanager
 def calls(model: nn.Module) -> Iterator[list[Call]]:
-    """Record the calls of modules and functions while a model runs, in the order in which they end: innermost first."""
+    """Record the calls of modules and functions while a model runs, in the order they return: innermost first."""
     made: list[Call] = []
-    # Modules of TorchScript have no such hooks, and are part of what calls them.
+    # TorchScript modules do not support these hooks; they count as part of their callers.
     names = {m: name for name, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)}
     running = [model]
     apply = torch.autograd.Function.__dict__["apply"]
@@ -76,11 +76,12 @@ def calls(model: nn.Module) -> Iterator[list[Call]]:
 
 
 class Culprit:
-    """Search among the recorded calls for the innermost one with a wrong derivative, each with a witness of its own.
+    """Search the recorded calls for the innermost one with a wrong derivative; each is examined by its own witness.
 
     Args:
-        run: runs the model in float64, with a graph.
-        tensors: of the model in float64, by name, as ``run`` uses them.
+        model: the model.
+        run: function that runs the model in float64, with a graph.
+        tensors: the float64 tensors of the model that ``run`` uses, by name.
     """
 
     def __init__(self, model: nn.Module, run: Callable[[], Any], tensors: dict[str, Tensor]) -> None:
@@ -89,10 +90,10 @@ class Culprit:
             run()
 
     def wrong_gradient(self) -> tuple[Call | None, bool]:
-        """The call whose gradient is not the derivative of what it computes, and whether the mistake is in it.
+        """Return the call whose gradient is not the derivative of its result, and whether that is a mistake.
 
-        A function that is locally constant and has a gradient all the same (rounding with a straight-through estimator)
-        has it on purpose, and so has a part behind ``detach``: neither is a mistake.
+        A locally constant function with a gradient (rounding with a straight-through estimator) and a part behind
+        ``detach`` are intentional, not mistakes.
         """
         for call in self.calls:
             alone = self._alone(call)
@@ -102,10 +103,10 @@ class Culprit:
         return None, False
 
     def wrong_product(self, leaves: bool = False) -> Call | None:
-        """The call whose second derivative is wrong, or has no symmetry.
+        """Return the call whose second derivative is wrong or not symmetric.
 
         Args:
-            leaves: look only at functions and at layers without layers inside them.
+            leaves: only consider functions and layers without sublayers.
         """
         for call in self.calls:
             alone = self._alone(call) if call.leaf or not leaves else None
@@ -114,7 +115,7 @@ class Culprit:
             try:
                 verdict = alone.judge(second=True)
             except Exception:
-                continue  # what cannot be run alone is part of something that can
+                continue  # a call that cannot be run alone is part of one that can
             if verdict.product is False:
                 return call
         return None
@@ -127,7 +128,7 @@ class Culprit:
 
 
 class _Alone:
-    """One call as a function of all tensors in it that a gradient passes, contracted with fixed random numbers."""
+    """One call as a function of all its differentiable tensors, with results contracted with fixed random numbers."""
 
     def __init__(self, call: Call, tensors: dict[str, Tensor]) -> None:
         self.call = call
@@ -150,12 +151,12 @@ class _Alone:
         self.magnitude = sum(float((results[i].detach() * c).abs().sum()) for i, c in self.tilts.items())
 
     def judge(self, second: bool) -> Verdict:
-        """The witness's verdict, of second derivatives or of first ones alone."""
+        """Return the witness's verdict on first and, if ``second``, second derivatives."""
         product = double_backward(self.value, self.at) if second else None
         return Witness(self.value, self.at, self.magnitude).verdict(product)
 
     def constant_in_one(self) -> bool:
-        """True if the call does not change with one of its tensors although it has a gradient by it."""
+        """True if the call has a gradient by one of its tensors although it does not depend on that tensor."""
         for i in range(len(self.at)):
 
             def value(moved: Sequence[Tensor], i: int = i) -> Tensor:
@@ -167,10 +168,10 @@ class _Alone:
         return False
 
     def value(self, tensors: Sequence[Tensor]) -> Tensor:
-        """The results of the call at these tensors, contracted with the random numbers."""
+        """Return the results of the call at these tensors, contracted with the random numbers."""
         filled = [t.detach() if isinstance(t, Tensor) else t for t in self.given]
         for i, t in zip(self.inputs, tensors, strict=False):
-            filled[i] = t * 1  # a layer may write to its inputs, which a leaf forbids
+            filled[i] = t * 1  # a layer may write to its inputs, which is not allowed for a leaf
         args, kwargs = tree_unflatten(filled, self.layout)
         if self.call.function is not None:
             returned = self.call.function.apply(*args, **kwargs)

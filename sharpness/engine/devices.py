@@ -13,7 +13,7 @@ from sharpness.errors import UserError
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Return the given device, else a GPU if there is one, else the CPU.
+    """Return the given device; by default a GPU if there is one, otherwise the CPU.
 
     Raises:
         UserError: the device is not available.
@@ -28,10 +28,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute float32 in full and deterministically, inside ``undisturbed``; settings are restored afterwards.
+    """Compute in full float32 precision and deterministically, inside ``undisturbed``; restore settings afterwards.
 
-    By default torch rounds float32 in convolutions to the 10 bits of TF32, an error of 1e-3 in a Hessian-vector
-    product, and chooses kernels that add up in the order in which threads happen to end. Also a decorator of functions.
+    By default, torch rounds float32 in convolutions to the 10 bits of TF32, which causes errors of 1e-3 in a
+    Hessian-vector product, and chooses kernels whose order of summation depends on the timing of threads. Also usable
+    as a decorator.
     """
     kernels = [(torch.backends.cudnn, "deterministic", True), (torch.backends.cudnn, "benchmark", False)]
     with undisturbed(), _set([*_formats(), *kernels]) if torch.cuda.is_initialized() else nullcontext():
@@ -39,13 +40,13 @@ def full_precision() -> Iterator[None]:
 
 
 def exact_float32() -> AbstractContextManager[None]:
-    """Compute float32 in full on a GPU, where torch's default for convolutions is TF32; restored afterwards."""
+    """Compute in full float32 precision on a GPU, where convolutions use TF32 by default; restore it afterwards."""
     return _set(_formats())
 
 
 @contextmanager
 def _set(settings: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Set attributes, (owner, name, value) each, and restore them afterwards."""
+    """Set attributes, given as (owner, name, value), and restore them afterwards."""
     before = [getattr(owner, name) for owner, name, _ in settings]
     try:
         for owner, name, value in settings:
@@ -57,7 +58,7 @@ def _set(settings: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
 
 
 def _formats() -> list[tuple[Any, str, Any]]:
-    """The settings that reduce float32 and their exact values: strings from torch 2.9 on, flags before."""
+    """Return the settings that reduce float32 precision, with their exact values: flags before torch 2.9."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     if hasattr(cudnn, "conv"):
         return [(owner, "fp32_precision", "ieee") for owner in (cudnn.conv, cudnn.rnn, matmul)]

@@ -1,7 +1,7 @@
-"""Processes that share work: sums over them, and what one of them does for all.
+"""Processes that share work: sums over processes, and work that the first process does for all.
 
-Start with ``torchrun --nproc-per-node 2 -m sharpness ...``, or call ``start()`` in a script of your own. Random
-vectors come from seeded CPU generators, so all ranks ask for the same products and hold the same results.
+Start with ``torchrun --nproc-per-node 2 -m sharpness ...``, or call ``start()`` in your own script. Random vectors come
+from seeded CPU generators, so all ranks request the same products and hold the same results.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _presence: Presence | None = None
 
 
 def start() -> None:
-    """Join the process group that torchrun describes in the environment; without one do nothing.
+    """Join the process group that torchrun describes in the environment, if there is one.
 
     Raises:
         UserError: there are more processes on this machine than GPUs.
@@ -48,7 +48,7 @@ def start() -> None:
         store=dist.PrefixStore("exchange", store), rank=number, world_size=processes,
     )  # fmt: skip
     _presence = Presence(dist.PrefixStore("presence", store), number, processes)
-    atexit.register(_presence.leave)  # a script of one's own need not call stop()
+    atexit.register(_presence.leave)  # a user's script need not call stop()
 
 
 def stop() -> None:
@@ -60,43 +60,43 @@ def stop() -> None:
 
 
 def tell(message: str) -> None:
-    """Print a line on stderr in one process alone, whatever it is redirected to."""
+    """Print a line to file descriptor 2 from only one of the processes."""
     if _presence is not None:
         _presence.tell(message)
 
 
 def told(message: str) -> None:
-    """Note that this process has told an error; what the first one has not told as well, others print themselves.
+    """Report an error: a process other than the first prints it, unless the first one reports an error as well.
 
-    Only the first process of a command prints, but what goes wrong may go wrong in another alone.
+    Normally only the first process of a command prints, but an error may occur only in another one.
     """
     if _presence is not None:
         _presence.told(message)
 
 
 def rank() -> int:
-    """This process's number among those that share the work; 0 of a single one."""
+    """Return this process's number among those that share the work; 0 for a single process."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of processes that share the work."""
+    """Return the number of processes that share the work."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def share(indices: Tensor) -> Tensor:
-    """This rank's part of some sample indices; all of them in a single process."""
+    """Return this rank's part of some sample indices; all of them in a single process."""
     return indices[rank() :: world_size()]
 
 
 def consecutive(count: int) -> range:
-    """This rank's part of the numbers below ``count``, which the number of processes divides, in one piece."""
+    """Return this rank's contiguous part of the numbers below ``count``, a multiple of the number of processes."""
     each = count // world_size()
     return range(rank() * each, (rank() + 1) * each)
 
 
 def total(part: Tensor) -> Tensor:
-    """The sum of every rank's ``part``.
+    """Return the sum of every rank's ``part``.
 
     Raises:
         UserError: another process has ended.
@@ -112,7 +112,7 @@ def total(part: Tensor) -> Tensor:
 
 
 def copy_from_first(tensors: Iterable[Tensor]) -> None:
-    """Set tensors to what they are in the first process, in place."""
+    """Set tensors in place to their values in the first process."""
     if world_size() == 1:
         return
     for tensor in tensors:
@@ -123,7 +123,7 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
 
 
 def on_first(function: Callable[[], T]) -> T:
-    """Call a function in the first process alone; all return what it returns, or raise what it raises."""
+    """Call a function in the first process only; all processes return its result or raise its exception."""
     if world_size() == 1:
         return function()
     found: list[tuple[T | None, BaseException | None]] = [(None, None)]
@@ -155,7 +155,7 @@ def _device() -> torch.device:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Tell in one line that a process is missing from an exchange."""
+    """Turn an error of an exchange into one line: another process has ended."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-r"""Curvature by autograd alone: the route of models that cannot be traced, and the reference for traced ones.
+r"""Curvature by autograd alone: used for models that cannot be traced, and as the reference for traced models.
 
 All results are sums over samples, accumulated in float64.
 """
@@ -20,19 +20,19 @@ from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
 from sharpness.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
-#: torch counts the levels of forward derivatives of all threads together.
+#: torch counts the nesting levels of forward-mode derivatives over all threads together.
 _forward_mode = Lock()
 
 
 @contextmanager
 def twice_differentiable(written_out: bool = True) -> Iterator[None]:
-    """Compute in operations that have a right second derivative.
+    """Use operations whose second derivatives are correct.
 
-    Attention runs with its math kernel, because fused attention has no double backward, and the functions of
-    ``autograd.py``, whose double backward is wrong, run by their formulas.
+    Attention uses its math kernel, because fused attention has no double backward. Functions whose double backward is
+    wrong are computed by the formulas in ``autograd.py``.
 
     Args:
-        written_out: whether to replace the latter, which costs a call of Python for every operation inside.
+        written_out: whether to replace these functions, which costs a Python call for every operation.
 
     Raises:
         UserError: an operation has no second derivative; the message names it.
@@ -54,7 +54,7 @@ def twice_differentiable(written_out: bool = True) -> Iterator[None]:
 def gradient_sum(
     forward: Forward, parameters: Sequence[Tensor], batches: Iterable[WeightedBatch], loss: PerSampleLoss
 ) -> Tensor:
-    r""":math:`\sum_i a_i \nabla_w \ell_i`, flat, shape (k,)."""
+    r"""Compute :math:`\sum_i a_i \nabla_w \ell_i`, flat, shape (k,)."""
     total = _zeros(parameters)
     for x, y, a in batches:
         value = (a * loss(forward(x), y)).sum()
@@ -70,16 +70,16 @@ def hvp_sum(
     loss: PerSampleLoss,
     vector: Tensor,
 ) -> Tensor:
-    r""":math:`\sum_i a_i \nabla_w^2 \ell_i \, v`: the gradient of the slope along v.
+    r"""Compute :math:`\sum_i a_i \nabla_w^2 \ell_i \, v`, the gradient of the slope along v.
 
     Args:
-        vector: v, flat (k,), or several as rows (p, k), in one pass.
+        vector: v, flat (k,), or several vectors as rows (p, k), which share one pass.
 
     Returns:
         The products, in the shape of ``vector``.
 
     Raises:
-        RuntimeError: there are several, and an operation of the model has no vectorised derivative.
+        RuntimeError: there are several vectors, and an operation of the model has no vectorised derivative.
     """
     total = torch.zeros(vector.shape, dtype=torch.float64, device=parameters[0].device)
     pieces, rows = split(vector, parameters), vector.shape[:-1]
@@ -99,7 +99,7 @@ def ggn_sum(
     loss: PerSampleLoss,
     vector: Tensor,
 ) -> Tensor:
-    r""":math:`\sum_i a_i J_i' (\nabla_u^2 \ell_i) J_i v`, with J the Jacobian of the outputs u; flat, shape (k,)."""
+    r"""Compute :math:`\sum_i a_i J_i' (\nabla_u^2 \ell_i) J_i v`, with J the Jacobian of the outputs u; flat (k,)."""
     total, pieces = _zeros(parameters), split(vector, parameters)
     for x, y, a in batches:
         with twice_differentiable():
@@ -123,7 +123,7 @@ def slopes(
     loss: PerSampleLoss,
     vector: Tensor,
 ) -> Tensor:
-    r""":math:`v' \nabla_w \ell_i` of every sample, shape (n,), in float64: the slope of its loss along ``J v``."""
+    r"""Compute :math:`v' \nabla_w \ell_i` for every sample, (n,), in float64: the slope of its loss along ``J v``."""
     found, pieces = [], split(vector, parameters)
     for x, y, _ in batches:
         with twice_differentiable():
@@ -136,7 +136,7 @@ def slopes(
 
 
 def _outputs_along(u: Tensor, parameters: Sequence[Tensor], pieces: list[Tensor]) -> Tensor:
-    """``J v``, the derivative of outputs along a vector: that of ``J' s``, which is linear in s."""
+    """Compute ``J v``, the derivative of outputs along a vector, as that of ``J' s``, which is linear in s."""
     s = torch.zeros_like(u, requires_grad=True)
     linear = pulled([u], parameters, [s], create_graph=True, zeros=True)
     _require_second(u, linear)
@@ -151,12 +151,12 @@ def quadratic_forms(
     vector: Tensor,
     product: Callable[[WeightedBatch, Tensor], Tensor] | None,
 ) -> Tensor:
-    r""":math:`v' \nabla_w^2 \ell_i v` of every sample, shape (n,), in float64: two derivatives along v, forward.
+    r"""Compute :math:`v' \nabla_w^2 \ell_i v` for every sample, shape (n,), in float64.
 
     Args:
-        forward: of (parameters, inputs).
-        product: of (batch, vector), summed over the batch: every sample gets one of its own; None to differentiate
-            forward, where that agrees with products.
+        forward: function of (parameters, inputs).
+        product: function of (batch, vector) that returns the sum over the batch, called for each sample separately.
+            None for two forward-mode derivatives along v, if these agree with products.
     """
     forms: list[Tensor] = []
     for x, y, a in batches:
@@ -184,7 +184,7 @@ def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLos
 
 
 def flat(tensors: Sequence[Tensor], rows: Sequence[int] = ()) -> Tensor:
-    """One vector (k,) of all entries, or one for each row, (p, k) with ``rows=(p,)``."""
+    """Concatenate all entries to one vector (k,), or to one vector per row, (p, k), with ``rows=(p,)``."""
     # Embeddings may have sparse gradients.
     return torch.cat([(t if t.layout is torch.strided else t.to_dense()).reshape(*rows, -1) for t in tensors], dim=-1)
 
@@ -196,7 +196,7 @@ def split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _require_second(value: Tensor, first: Sequence[Tensor]) -> None:
-    """Refuse a function marked ``@once_differentiable``: autograd would silently leave out what passes through it."""
+    """Refuse a function marked ``@once_differentiable``: autograd would silently omit derivatives through it."""
     if not any(node.name() == "torch::autograd::Error" for node in graph(first)):
         return
     functions = {getattr(type(node), "_forward_cls", None) for node in graph([value])}
@@ -205,7 +205,7 @@ def _require_second(value: Tensor, first: Sequence[Tensor]) -> None:
 
 
 def graph(tensors: Sequence[Tensor]) -> set[Any]:
-    """All autograd nodes behind some tensors."""
+    """Return all autograd nodes from which some tensors were computed."""
     seen: set[Any] = set()
     pending = [t.grad_fn for t in tensors]
     while pending:
@@ -219,7 +219,7 @@ def graph(tensors: Sequence[Tensor]) -> set[Any]:
 def _first(
     forward: Forward, parameters: Sequence[Tensor], batch: WeightedBatch, loss: PerSampleLoss
 ) -> Sequence[Tensor]:
-    """The gradient of a batch with the graph of its second derivative."""
+    """Compute the gradient of a batch, with a graph for the second derivative."""
     x, y, a = batch
     value = (a * loss(forward(x), y)).sum()
     first = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
@@ -230,7 +230,7 @@ def _first(
 def _pull(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor], pieces: list[Tensor], rows: bool = False
 ) -> Sequence[Tensor]:
-    """Derivatives by the inputs of the outputs' product with ``pieces``, without the outputs that are constant."""
+    """Differentiate the outputs' product with ``pieces`` by the inputs, omitting constant outputs."""
     pairs = [(g, v) for g, v in zip(outputs, pieces, strict=True) if g.requires_grad]
     outputs, along = [g for g, _ in pairs], [v for _, v in pairs]
     if rows:

@@ -1,4 +1,4 @@
-"""Class sums of one model over fixed data at many points of parameter space, one forward pass each."""
+"""Class sums of one model over fixed data at many points of parameter space, with one forward pass each."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from sharpness.engine.stateless import called_with
 from sharpness.engine.threads import in_threads
 from sharpness.engine.tracing import first_line, trace
 
-#: Largest relative difference of the outputs from the module's own, in float64 and in float32, at which a traced
-#: model is trusted.
+#: Largest relative difference between the outputs of a trace and of the module, in float64 and in float32, at which
+#: the trace is trusted.
 TRUSTED = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
 class Evaluation:
-    """``displacement -> ClassSums`` at ``w + displacement``, from a trace of the model; the module is never written to.
+    """``displacement -> ClassSums`` at ``w + displacement``, from a trace of the model; the module is never changed.
 
-    The activations below the layers in scope are computed once and kept, within ``budget`` bytes. Batches run side by
-    side, one thread each, and are summed in order.
+    Activations below the layers in scope are computed once and kept, within ``budget`` bytes. Batches run in parallel,
+    one thread each, and are summed in order.
 
     Args:
-        module: inputs to outputs, in eval mode.
-        parameters: those that move, in the order of the displacement.
-        scoring: of their outputs.
+        module: module from inputs to outputs, in eval mode.
+        parameters: parameters to move, in the order of the displacement.
+        scoring: computation of the class sums.
         batches: inputs, targets and weights, on any device.
-        dtype: of convolutions and matrix products: the model's own, or ``torch.bfloat16``.
+        dtype: dtype of convolutions and matrix products: the model's own, or ``torch.bfloat16``.
+        budget: bytes of activations that may be kept.
 
     Raises:
-        Untraceable: the model has no trace, or outputs of the trace differ from its own.
+        Untraceable: the model cannot be traced, or the outputs of the trace differ from its own.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Evaluation:
         self.batches = [(x, y.to(self.device), a.to(self.device)) for x, y, a in batches]
         sample = batches[0][0][:4].to(self.device)
         try:
-            with buffers_kept(module):  # a pass may write to weights, and points are moved from what they were
+            with buffers_kept(module):  # a pass may write to weights; points are relative to their original values
                 traced = trace(module, sample, list(module.parameters()))
             self.sources = {name: t.detach().clone() for name, t in traced.sources.items()}
             index = {id(p): i for i, p in enumerate(self.parameters)}
@@ -80,8 +81,8 @@ class Evaluation:
             with torch.no_grad():
                 inputs = kept[0] if kept else x.to(self.device)
                 given = kept or self._before(inputs)
-                # Inputs that are read from a disk whenever they are asked for would all be in memory if what is kept
-                # of them were no less: pooled features are, the inputs in another layout are not.
+                # Inputs that are read from disk on access would all end up in memory if the kept values were as large.
+                # Pooled features are smaller, inputs in another memory layout are not.
                 fresh = not kept and not isinstance(x, Tensor) and _bytes(given) >= _bytes((inputs,))
                 return self.scoring.rows(forward(*given), y, a), () if fresh else given
 
@@ -100,9 +101,9 @@ class Evaluation:
                 self._kept[i], self._room = given, self._room - size
 
     def _moved(self, displacement: Tensor | None) -> dict[str, Tensor]:
-        """The model's tensors at ``w + displacement``."""
+        """Return the model's tensors at ``w + displacement``."""
         if displacement is None:
-            return self.sources | {n: self.sources[n].clone() for n in self.positions}  # which a pass may write to
+            return self.sources | {n: self.sources[n].clone() for n in self.positions}  # a pass may write to them
         displacement = displacement.detach().to(self.device, self.parameters[0].dtype)
         pieces = displacement.split([p.numel() for p in self.parameters])
         moved = {n: self.sources[n] + pieces[i].view_as(self.sources[n]) for n, i in self.positions.items()}
@@ -110,7 +111,7 @@ class Evaluation:
 
     @torch.no_grad()
     def _require_trust(self, inference: Inference, module: nn.Module, x: Tensor, dtype: torch.dtype) -> None:
-        """Compare outputs with the module's own in float64."""
+        """Compare the outputs of a trace with those of the module in float64."""
         doubled, exact = (
             {n: t.to(d, copy=True) if t.is_floating_point() else t for n, t in tensors.items()}
             for tensors, d in (
@@ -123,7 +124,7 @@ class Evaluation:
         given = x.to(dtype) if x.is_floating_point() else x
         outputs = inference.at(doubled)(*inference.before(doubled)(given))
         difference = float((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-        if not difference <= TRUSTED[dtype] and bool(expected.isfinite().all()):  # else there is no verdict
+        if not difference <= TRUSTED[dtype] and bool(expected.isfinite().all()):  # otherwise there is no verdict
             raise Untraceable(f"traced, its outputs differ by {difference:.1e} in {dtype}")
 
 

@@ -16,19 +16,19 @@ from sharpness.engine.modules import doubled
 from sharpness.engine.stateless import called_with
 from sharpness.engine.witness import LOOKS, PRODUCT, Verdict, Witness, double_backward
 
-#: Relative steps of a difference of outputs, whose rounding is divided by the step once.
+#: Relative steps of differences of outputs; their rounding errors are divided by the step only once.
 GAUSS_NEWTON_STEPS = (1e-6, 1e-7, 1e-8, 1e-7)
-#: A flat vector to the gradient and to the product with it, all in float64.
+#: A function from a flat vector to the gradient and the product with that vector, all in float64.
 Route = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Examination:
     """Examine the derivatives of ``sum_i a_i (l(u_i, y_i) + c_i'u_i)`` with random numbers c.
 
-    The second term keeps the network's own derivatives in view where the loss is flat: at saturated outputs.
+    The second term makes the network's own derivatives visible where the loss is flat, at saturated outputs.
 
     Raises:
-        Exception: whatever the model raises in float64.
+        Exception: any exception that the model raises in float64.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Examination:
             values = a * loss(outputs, y)
             (slope,) = torch.autograd.grad(values.sum(), outputs, allow_unused=True, materialize_grads=True)
             behind = graph([u, values])
-        # Differences at steps of 1e-7 are lost in the rounding of a model that casts to float32 on the way.
+        # If the model casts to float32 internally, differences at steps of 1e-7 are lost in rounding.
         self.exact = u.dtype is torch.float64 and not any(n.name() == "ToCopyBackward0" for n in behind)
         size = max(float(a.mean()), float(slope.square().mean().sqrt()))
         generator = torch.Generator().manual_seed(1)
@@ -63,24 +63,24 @@ class Examination:
 
     @cached_property
     def witness(self) -> Witness:
-        """The witness of the examined sum."""
+        """The witness for the examined sum."""
         return Witness(self.value, self.leaves, self.magnitude)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The outputs, with a graph to the leaves."""
+        """Return the outputs, with a graph to the leaves."""
         return called_with(self.module, self.tensors, (x,))
 
     def value(self, tensors: Sequence[Tensor]) -> Tensor:
-        """The examined sum, as a function of the parameters."""
+        """Return the examined sum as a function of the parameters."""
         _, y, a = self.batch
         return (a * self.loss(self._outputs(tensors), y)).sum()
 
     def plain(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient and product by autograd alone."""
+        """Return gradient and product by autograd alone."""
         return self.witness.gradient, hvp_sum(self.forward, self.leaves, [self.batch], self.loss, vector)
 
     def difference(self, one: Route, other: Route) -> float:
-        """Relative difference of two routes, in gradient and product; the products serve verdicts as well."""
+        """Return the relative difference of two routes in gradient and product; verdicts reuse the products."""
         v = self.witness.first_vector
         (gradient, product), (other_gradient, other_product) = (route(v) for route in (one, other))
         self._first |= {one: product, other: other_product}
@@ -88,7 +88,7 @@ class Examination:
         return float((product - other_product).norm() + (gradient - other_gradient).norm()) / scale
 
     def verdict(self, route: Route | None) -> Verdict:
-        """The verdict of the witness on a route; on the gradient alone where the route is None."""
+        """Return the verdict of the witness on a route, or on the gradient alone if the route is None."""
         if not self.exact:
             return Verdict(None, None, True)
         if route is None:
@@ -96,10 +96,10 @@ class Examination:
         return self.witness.verdict(lambda v: route(v)[1], self._first.get(route))
 
     def faithful(self, verdict: Verdict) -> bool:
-        """True if a verdict against a product is reliable: gradients are those of the given weights.
+        """True if a verdict against a product is reliable, because gradients are those at the given weights.
 
-        A part that runs again in the backward pass (activation checkpointing) sees the module's own weights there, so
-        that its gradients are right at these and wrong elsewhere.
+        A part that is recomputed in the backward pass (activation checkpointing) uses the module's own weights there;
+        its gradients are correct at these weights and wrong at others.
         """
         if verdict.product is not False and verdict.symmetric:
             return True
@@ -111,7 +111,7 @@ class Examination:
         return Witness(self.value, moved, self.magnitude).verdict(None).gradient is not False
 
     def gauss_newton(self, product: Callable[[Tensor], Tensor]) -> bool | None:
-        """Compare ``product`` with ``J'(d2l/du2)J v``, ``J v`` by differences of outputs; None without a verdict."""
+        """Compare ``product`` with ``J'(d2l/du2)J v``, with ``J v`` by differences of outputs; None if undecided."""
         votes: list[bool] = []
         sizes = [float(t.detach().square().mean().sqrt()) or 1.0 for t in self.leaves]
         scale = flat([torch.full_like(t, s) for t, s in zip(self.leaves, sizes, strict=True)]).detach()
@@ -120,7 +120,7 @@ class Examination:
             v = scale * torch.randn(len(scale), generator=generator, dtype=torch.float64).to(scale.device)
             u, slope, doubt = self._slope(v, step)
             if not doubt <= PRODUCT:
-                continue  # a kink lies between
+                continue  # there is a kink between the points
             expected, found = scale * self._bent(u, slope), scale * product(v)
             size = max(float(expected.norm()), float(found.norm()))
             votes.append(float((expected - found).norm()) <= (PRODUCT + 20 * doubt) * size)
@@ -129,7 +129,7 @@ class Examination:
         return votes.count(True) >= votes.count(False) if votes else None
 
     def _slope(self, v: Tensor, step: float) -> tuple[Tensor, Tensor, float]:
-        """The outputs, their derivative along v, and its relative uncertainty."""
+        """Return the outputs, their derivative along v, and its relative uncertainty."""
         with torch.no_grad(), twice_differentiable():
             u, up, down, up2, down2 = (
                 self._outputs([p + s * d for p, d in zip(self.leaves, split(v, self.leaves), strict=True)])
@@ -140,14 +140,14 @@ class Examination:
         return u, slope, apart / max(float(slope.norm()), 1e-300)
 
     def _bent(self, u: Tensor, slope: Tensor) -> Tensor:
-        """``J'(d2l/du2) slope``."""
+        """Return ``J'(d2l/du2) slope``."""
         outputs = [u.detach().requires_grad_()]
         bent = hvp_sum(lambda _: outputs[0], outputs, [self.batch], self.plain_loss, slope.reshape(-1))
         with torch.enable_grad(), twice_differentiable():
             return flat(pulled([self._outputs(self.leaves)], self.leaves, [bent.view_as(u)], zeros=True))
 
     def plain_gauss_newton(self, vector: Tensor) -> Tensor:
-        """Products with the Gauss-Newton matrix by autograd alone."""
+        """Return the product with the Gauss-Newton matrix by autograd alone."""
         return ggn_sum(self.forward, self.leaves, [self.batch], self.plain_loss, vector)
 
     def loss_is_wrong(self) -> bool:
@@ -162,7 +162,7 @@ class Examination:
         return verdict.product is False
 
     def culprit(self) -> Culprit:
-        """The search for the layer at fault, on the same samples."""
+        """Return the search for the faulty layer, on the same samples."""
         return Culprit(self.module, lambda: self.forward(self.batch[0]), self.tensors)
 
     def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:

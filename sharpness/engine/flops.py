@@ -16,7 +16,8 @@ logger = logging.getLogger("sharpness")
 def forward_flops(model: nn.Module, x: Tensor) -> int:
     """Count the floating-point operations of convolutions, matrix products and attention for inputs ``x``.
 
-    Where torch's counter fails, 2 per parameter and input, as in a linear layer: the number serves estimates alone.
+    If torch's counter fails, assume 2 per parameter and input, as in a linear layer; the number is only used for
+    estimates.
     """
     try:
         with FlopCounterMode(display=False) as counter:
@@ -28,7 +29,7 @@ def forward_flops(model: nn.Module, x: Tensor) -> int:
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """True if the device has instructions for products of bfloat16 numbers."""
+    """True if the device has instructions for bfloat16 products."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

@@ -1,4 +1,4 @@
-"""Detection of half precision inside a model whose weights are in full precision."""
+"""Detection of computations in half precision inside a model whose weights are in full precision."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch.utils._pytree import tree_leaves
 
 from sharpness.engine.modules import HALF, layer
 
-#: The largest difference between two passes, relative to the largest loss, that may be rounding there.
+#: Largest difference between two passes, relative to the largest loss, that counts as rounding in half precision.
 ROUNDING = 2e-2
 
 
 class _Watch(TorchFunctionMode):
-    """Records the first function that turns numbers into half precision, with the module that runs it."""
+    """Records the first function that converts numbers to half precision, and the module that calls it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        # Modules of TorchScript have no hooks, and are part of what calls them.
+        # TorchScript modules have no hooks; they count as part of their callers.
         self.names = {m: name for name, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)}
         self.running, self.found = [model], ""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        # Not what is made of no numbers, such as a mask: it may be used for nothing that counts.
+        # Results that are not computed from numbers, such as masks, may not affect the outputs.
         if not self.found and (half := _half(made)) and any(map(_is_real, tree_leaves((args, kwargs)))):
             module = self.running[-1]
             where = "the forward pass of " if next(module.children(), None) is not None else ""
@@ -44,10 +44,11 @@ class _Watch(TorchFunctionMode):
 
 @contextmanager
 def half_noticed(model: nn.Module) -> Iterator[list[str]]:
-    """Notice half precision in the passes of a model: by autocast that it enters itself, or by conversions.
+    """Detect half precision in the passes of a model, by its own autocast or by conversions.
 
     Yields:
-        A list that has at its end a description of the first one, such as "bfloat16 in layer 'fc' (Linear)", if any.
+        A list. On exit, a description of the first occurrence is appended to it, such as "bfloat16 in layer 'fc'
+        (Linear)", if there is any.
     """
     told: list[str] = []
     watch = _Watch(model)

@@ -1,14 +1,14 @@
-r"""Forward passes of a traced model at many weights, as loss landscapes need them.
+r"""Forward passes of a traced model at many weights, for loss landscapes.
 
 .. code-block:: text
 
     once per model       fuse  relu(x * w + b)  and  relu(x * w + b + z)  into one operation each
-    once per batch       the layers that no parameter in scope reaches
+    once per batch       layers that no parameter in scope reaches
     once per point       fold BatchNorm into the weights, convert them
         for every batch  the other layers, without graph or tape
 
-In bfloat16 all convolutions, and the layers between them, have 8 bits of mantissa; the layers after the last
-convolution (pooling, normalisation, classifier) are computed in float32: logits are differences of large numbers.
+In bfloat16, all convolutions and the layers between them have 8 bits of mantissa. The layers after the last convolution
+(pooling, normalisation, classifier) are computed in float32, because logits are differences of large numbers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Forward = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Call:
-    """One operation of a forward pass, perhaps several steps of the trace.
+    """One operation of a forward pass, which may combine several steps of the trace.
 
     Attributes:
-        inputs: names of the values it takes, ``other`` (of a fused sum) not among them.
-        other: what a fused convolution adds to its result; overwritten if ``in_place``.
-        exact: in float32 whatever the precision.
+        inputs: names of its inputs, except ``other``.
+        other: name of the value that a fused convolution adds to its result; overwritten if ``in_place``.
+        exact: whether it is computed in float32 whatever the precision.
     """
 
     step: Step
@@ -48,7 +48,7 @@ class Call:
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """Names of all values it takes, ``other`` last."""
+        """Names of all inputs, ``other`` last."""
         return self.inputs if self.other is None else (*self.inputs, self.other)
 
 
@@ -56,13 +56,13 @@ class Inference:
     """The outputs of a traced model as a function of its tensors.
 
     Args:
-        traced: with all parameters in scope of the trace.
-        sample: a few inputs, from which shapes are learned.
-        moving: names of the tensors that will differ from call to call.
-        dtype: ``torch.bfloat16``, or the model's own.
+        traced: a trace with all parameters in its scope.
+        sample: a few inputs, used to determine shapes.
+        moving: names of the tensors that will change between calls.
+        dtype: ``torch.bfloat16``, or the model's own dtype.
 
     Attributes:
-        frontier: names of the values that the moving layers take from the fixed ones, or from the inputs.
+        frontier: names of the values that moving layers take from fixed layers or from the inputs.
     """
 
     def __init__(self, traced: Traced, sample: Tensor, moving: frozenset[str], dtype: torch.dtype) -> None:
@@ -82,7 +82,7 @@ class Inference:
         self.frontier = tuple(sorted(used))
 
     def before(self, sources: dict[str, Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
-        """The function of the fixed layers: inputs (n, ...) to the values of ``frontier``."""
+        """Return the function of the fixed layers: inputs (n, ...) to the values of ``frontier``."""
         run = self._bind(self.fixed, self.traced.prepare(sources), frozenset(self.frontier))
 
         def fixed(x: Tensor) -> tuple[Tensor, ...]:
@@ -92,7 +92,7 @@ class Inference:
         return fixed
 
     def at(self, sources: dict[str, Tensor]) -> Forward:
-        """The function of the moving layers at these tensors (by name): the values of ``frontier`` to the outputs."""
+        """Return the function of the moving layers at the given tensors: the values of ``frontier`` to the outputs."""
         result = self.traced.result
         run = self._bind(self.moving, self.traced.prepare(sources), frozenset({result}))
         return lambda *given: run(dict(zip(self.frontier, given, strict=True)))[result].to(self.own)
@@ -114,7 +114,7 @@ class Inference:
         return run
 
     def _convolution(self, call: Call, values: dict[str, Tensor]) -> Forward:
-        """``relu(x * w + b + other)``, as much of it as the call has."""
+        """Return the function ``relu(x * w + b + other)``, or the part of it that the call has."""
         operation = call.step.operation
         assert isinstance(operation, Convolution)
         w, *rest = (values[name] for name in call.step.inputs[1:])
@@ -124,7 +124,7 @@ class Inference:
         w = self._cast(w)
         stride, padding, dilation, _, _, groups = operation.geometry
         relu = "relu" if call.relu else "none"
-        if self._fuses(w) and not (self.reduced and groups > 1 and call.relu and call.other):  # which oneDNN lacks
+        if self._fuses(w) and not (self.reduced and groups > 1 and call.relu and call.other):  # missing in oneDNN
             kernels = torch.ops.mkldnn
             geometry = (padding, stride, dilation, groups)
             if call.other is None:
@@ -168,11 +168,11 @@ class Inference:
                 users.setdefault(name, []).append(step)
         position = {step.output: i for i, step in enumerate(steps)}
         last_convolution = max((i for i, s in enumerate(steps) if _convolves(s)), default=len(steps) - 2)
-        taken: dict[str, Call] = {}  # by the last step that a call takes in
+        taken: dict[str, Call] = {}  # by the last step that a call absorbs
         absorbed: set[str] = set()
 
         def follower(step: Step, kind: type) -> Step | None:
-            # Not across the frontier: fused with a moving sum, a fixed convolution would be computed at every point.
+            # Not across the frontier: fused with a moving sum, a fixed convolution would be recomputed at every point.
             after = users.get(step.output, [])
             if len(after) != 1 or step.output == self.traced.result or step.output in self.shared:
                 return None
@@ -186,7 +186,7 @@ class Inference:
             added = follower(step, Add)
             if added is not None and Counter(added.inputs)[step.output] == 1:
                 candidate = next(name for name in added.inputs if name != step.output)
-                # Of two convolutions under one sum only the later one may absorb it; sums that broadcast stay apart.
+                # Of two convolutions in one sum, only the later one may absorb it; sums that broadcast are not fused.
                 ready = position.get(candidate, -1) < position[step.output] and candidate not in self.shared
                 if ready and shapes[candidate] == shapes[step.output] == shapes[added.output]:
                     end, other = added, candidate
@@ -201,11 +201,11 @@ class Inference:
             elif step.output not in absorbed:
                 inputs = tuple(n for n in step.inputs if n not in self.shared)
                 calls.append(Call(step, step.output, inputs, exact=i > last_convolution))
-        last = {name: call.output for call in calls for name in call.takes}  # a fused convolution runs where it ends
+        last = {name: call.output for call in calls for name in call.takes}  # a fused convolution runs at its last step
         makers = {step.output: step for step in steps}
 
         def spare(call: Call) -> bool:
-            """True if nothing needs ``other`` after this call, and no view of it or of its source exists."""
+            """True if ``other`` is not needed after this call, and there is no view of it or of its source."""
             other = call.other
             if other not in reached or other not in makers or other == call.inputs[0] or last[other] != call.output:
                 return False
@@ -215,22 +215,22 @@ class Inference:
 
     @torch.no_grad()
     def _shapes(self, sample: Tensor) -> dict[str, torch.Size]:
-        """Shapes of all tensors of the body, for a few inputs."""
+        """Return the shapes of all tensors of the body, for a few inputs."""
         values = self.traced.values(self.traced.sources, sample)
         return {name: v.shape for name, v in values.items() if isinstance(v, Tensor)}
 
     def _cast(self, t: Tensor) -> Tensor:
-        """Convert to the precision and the memory layout of convolutions."""
+        """Convert to the precision and memory layout of convolutions."""
         t = t.to(self.dtype)
         return t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t
 
     def _fuses(self, w: Tensor) -> bool:
-        """Ask whether oneDNN has the fused operation on this processor."""
+        """True if oneDNN has the fused operation on this processor."""
         if w.device.type != "cpu" or w.ndim != 4 or w.dtype is torch.float64:
             return False
         if not (hasattr(torch.ops.mkldnn, "_convolution_pointwise") and torch.backends.mkldnn.is_available()):
             return False
-        # Processors with AVX2 alone: torch's plain convolution has a kernel for bfloat16 there, oneDNN's raise.
+        # On processors with only AVX2, oneDNN's operations raise in bfloat16, but torch's convolution has a kernel.
         return not self.reduced or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 

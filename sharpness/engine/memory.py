@@ -1,4 +1,4 @@
-"""Memory budgets of tapes, and batch sizes."""
+"""Memory budgets for tapes, and batch sizes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sharpness.errors import UserError
 
-#: Bytes of the largest activation of one pass: enough to stay in the cache of a CPU, and to keep a GPU busy.
+#: Bytes of the largest activation of one pass: it should fit in a CPU's cache, and keep a GPU busy.
 ACTIVATION = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
 LARGEST_BATCH = 1024
 _local = threading.local()
@@ -23,16 +23,16 @@ _node = {"sharers": 1}
 
 
 def memory_budget(device: torch.device, limit: float | None = None) -> int:
-    """Bytes that tapes may take: ``limit`` in GiB, or half of the memory that is free on the device now.
+    """Return the bytes that tapes may use: ``limit`` in GiB, or half of the memory that is now free on the device.
 
-    In one of several workers, threads or processes of one machine, its share.
+    The budget is divided among threads; without a limit, also among the processes of a machine.
     """
-    own = 1 if limit is not None else _processes(device)  # what a user allows, he allows every process
+    own = 1 if limit is not None else _processes(device)  # a limit given by the user applies to every process
     return _budget(device, limit) // (getattr(_local, "sharers", 1) * own)
 
 
 def _processes(device: torch.device) -> int:
-    """Processes of this machine that share the memory: those of torchrun, each of which has a GPU, and of a cluster."""
+    """Return the number of processes that share the memory: those of torchrun or of a cluster on this machine."""
     launched = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
     sharers = max(_node["sharers"], launched)
     return -(-sharers // max(1, torch.cuda.device_count())) if device.type == "cuda" else sharers
@@ -40,7 +40,7 @@ def _processes(device: torch.device) -> int:
 
 @contextmanager
 def node_shared_by(processes: int) -> Iterator[None]:
-    """In this process, budgets are those of one of so many processes of the machine, where no limit is given."""
+    """Divide this process's budgets by a number of processes on the machine, unless a limit is given."""
     before, _node["sharers"] = _node["sharers"], processes
     try:
         yield
@@ -50,7 +50,7 @@ def node_shared_by(processes: int) -> Iterator[None]:
 
 @contextmanager
 def shared_by(workers: int) -> Iterator[None]:
-    """In this thread, budgets are those of one of so many workers.
+    """Divide this thread's budgets by a number of workers.
 
     >>> with shared_by(2):
     ...     memory_budget(torch.device("cpu"), limit=1.0) / 2**30
@@ -69,7 +69,7 @@ def _budget(device: torch.device, limit: float | None) -> int:
             raise UserError(f"memory={limit!r}: give GiB, 0 to keep nothing between products")
         return int(float(limit) * 2**30)
     if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, to be reused
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # reserved by torch for reuse
         return (torch.cuda.mem_get_info(device)[0] + unused) // 2
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -79,7 +79,7 @@ def _budget(device: torch.device, limit: float | None) -> int:
 
 
 def _allowed() -> list[int]:
-    """Bytes that a job may still take, where Slurm or a container allows it less than the machine has."""
+    """Return limits in bytes that Slurm or a container sets on the memory of a job, as far as there are any."""
     found = []
     with suppress(OSError, ValueError):
         most = int(Path("/sys/fs/cgroup/memory.max").read_text())
@@ -90,9 +90,9 @@ def _allowed() -> list[int]:
 
 
 def fastest_batch(model: nn.Module, x: Tensor) -> int:
-    """The largest power of two of samples whose largest activation is at most ``ACTIVATION`` bytes.
+    """Return the largest batch size, a power of two, whose largest activation is at most ``ACTIVATION`` bytes.
 
-    Computed from the activations of one sample, not timed, so that equal calls stay equal to the last bit.
+    Computed from the activations of one sample rather than timed, so that repeated calls give bitwise equal results.
 
     Args:
         x: one input, shape (1, ...).
@@ -103,7 +103,7 @@ def fastest_batch(model: nn.Module, x: Tensor) -> int:
         if isinstance(output, Tensor):
             sizes.append(output.numel() * output.element_size())
 
-    # TorchScript has no such hooks.
+    # TorchScript modules do not support these hooks.
     hooks = [m.register_forward_hook(note) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     try:
         with torch.no_grad():
@@ -116,7 +116,7 @@ def fastest_batch(model: nn.Module, x: Tensor) -> int:
 
 
 def even_batch(samples: int, largest: int, device: torch.device) -> int:
-    """The size of equal batches of at most ``largest`` samples, as many as keep all threads of a CPU busy."""
+    """Return the size of equal batches of at most ``largest`` samples, enough of them for all threads of a CPU."""
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     batches = max(1, workers * -(-samples // (workers * largest)))
     return max(1, -(-samples // batches))

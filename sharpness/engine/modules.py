@@ -22,22 +22,24 @@ logger = logging.getLogger("sharpness")
 
 
 class Recalibrated(nn.Module):
-    """A model that shows ``update_bn`` only its BatchNorm layers: the modes of dropout and others stay as they are."""
+    """A model that exposes only its BatchNorm layers to ``update_bn``, so that other layers keep their modes."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.norms = nn.ModuleList(batchnorms(model))
-        self.run = [model]  # in a list, which hides it from modules()
+        self.run = [model]  # in a list, to hide it from modules()
 
     def forward(self, x: Tensor) -> Any:
         return self.run[0](x)
 
 
 class Outputs(nn.Module):
-    """A model followed by the function that picks its outputs.
+    """A model followed by the function that extracts its outputs.
 
     Args:
-        call: ``call(model, x)`` runs the model on a tensor that holds several inputs.
+        model: the model.
+        output: function of the returned value; None if that is the outputs.
+        call: ``call(model, x)`` runs the model on a tensor that contains several inputs.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ def told_return(returned: Any) -> str:
 
 
 def how_to_pick(returned: Any) -> str:
-    """The remedy for a model that returns something else than a tensor.
+    """Return the remedy for a model that does not return a tensor.
 
     >>> how_to_pick({"logits": torch.zeros(1)})
     "pass output=, a function that picks the logits, such as output=lambda r: r['logits'] (--logits logits on the \
@@ -99,7 +101,7 @@ command line)"
 
 
 def _likeliest(entries: Mapping[Any, Any]) -> Any:
-    """The key of what are most likely the logits: by name, and of two axes, unlike those of several experts apart."""
+    """Return the key of the entry that is most likely the logits: by name, and with two axes."""
 
     def unlikely(key: Any) -> tuple[bool, ...]:
         named = any(part in str(key) for part in ("logit", "output"))
@@ -112,10 +114,10 @@ def _likeliest(entries: Mapping[Any, Any]) -> Any:
 def in_full_precision(model: nn.Module) -> nn.Module:
     """Return the model, or a copy in float32 if it has weights or buffers in half precision.
 
-    At the 8 or 11 bits of half precision a rise of the loss is rounding, and a Hessian more so.
+    With the 8 or 11 bits of half precision, changes of the loss are lost in rounding, and Hessians even more so.
 
     Raises:
-        UserError: it cannot be copied, or was made under ``torch.inference_mode()`` and has no gradients.
+        UserError: the model cannot be copied, or was made under ``torch.inference_mode()`` and has no gradients.
     """
     tensors = [*model.parameters(), *model.buffers()]
     if any(t.is_inference() for t in tensors):
@@ -130,7 +132,7 @@ def in_full_precision(model: nn.Module) -> nn.Module:
     try:
         twin = copy.deepcopy(model)
     except Exception as error:
-        # Any exception: a user's network may hold anything.
+        # Any exception: a user's network may contain anything.
         reason = f"{type(error).__name__}: {shown(str(error).strip().partition(chr(10))[0], 120)}"
         raise UserError(f"the model is in {name} and cannot be copied ({reason}): give model.float()") from None
     for module in twin.modules():
@@ -140,16 +142,16 @@ def in_full_precision(model: nn.Module) -> nn.Module:
 
 
 def require_numbers(model: nn.Module) -> None:
-    """Refuse a model whose weights are no real numbers, or have none yet.
+    """Refuse a model whose weights are not real numbers or have no values yet.
 
     Raises:
-        UserError: no parameters, lazy ones or those of the device "meta", complex ones.
+        UserError: no parameters, lazy parameters, parameters on the device "meta", sparse or complex parameters.
     """
     kind = type(model).__name__
     for name, p in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(p):
             raise UserError(f"{name!r} of {kind} has no shape yet: call the model on a few inputs first, model(x[:2])")
-        if p.is_meta and type(p.detach()) is Tensor:  # a subclass may keep its values elsewhere
+        if p.is_meta and type(p.detach()) is Tensor:  # a subclass may store its values elsewhere
             raise UserError(
                 f"{name!r} of {kind} is on the device 'meta' and has no values: load the weights first, such as "
                 "model.load_state_dict(state, assign=True)"
@@ -169,17 +171,17 @@ def require_numbers(model: nn.Module) -> None:
 
 
 def batchnorms(model: nn.Module) -> list[nn.Module]:
-    """All BatchNorm layers, but for those of frozen parts, whose scale is a buffer: their statistics are as fixed."""
+    """Return all BatchNorm layers, except in frozen parts (the scale is a buffer), whose statistics are fixed."""
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and "weight" not in m._buffers]
 
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Restore buffers and tensors among attributes that a forward pass writes to or replaces.
+    """Restore buffers and tensor attributes that a forward pass writes to or replaces.
 
-    Values are compared, because fused observers of quantisation-aware networks write without counting a version.
-    Statistics of BatchNorm are left out: no pass writes to them in eval mode, and recalibration is meant to. Embeddings
-    with ``max_norm`` write to their weights, which are restored as well.
+    Values are compared, because fused observers of quantisation-aware networks write without incrementing the version
+    counter. BatchNorm statistics are not restored: no pass changes them in eval mode, and recalibration is meant to.
+    Embeddings with ``max_norm`` write to their weights, which are restored as well.
     """
     saved = [
         (state, name, t, t.detach().clone())
@@ -206,9 +208,9 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def written_by(model: nn.Module, x: Tensor) -> str | None:
-    """Describe the first layer with a buffer, or a tensor among attributes, that changes in a pass over all or half.
+    """Describe the first layer with a buffer or tensor attribute that changes in a pass over all or half of the inputs.
 
-    A moving average that was taken over these very inputs changes with half of them alone.
+    Half of the inputs are needed because a moving average over these very inputs only changes with a part of them.
     """
     with buffers_kept(model):
         before = {n: {k: t.clone() for k, t in _state(m).items()} for n, m in model.named_modules()}
@@ -226,7 +228,7 @@ def _state(m: nn.Module) -> dict[str, Tensor]:
 
 
 def layer(name: str, module: nn.Module) -> str:
-    """Describe a layer by its name in ``Outputs``, in words.
+    """Describe a layer, given its name in ``Outputs``.
 
     >>> layer("model.0.norm", nn.LayerNorm(2)), layer("model", nn.Tanh())
     ("layer '0.norm' (LayerNorm)", 'the model (Tanh) itself')
@@ -239,23 +241,23 @@ def layer(name: str, module: nn.Module) -> str:
 
 
 def strided(t: Tensor) -> Tensor:
-    """The same numbers, contiguous, of a tensor that may be sparse."""
+    """Return a contiguous dense tensor with the same values; the given one may be sparse."""
     return (t if t.layout is torch.strided else t.to_dense()).contiguous()
 
 
 def doubled(module: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, in float64 where they are real numbers."""
+    """Return all parameters and buffers by name, with real numbers in float64."""
     everything = [*module.named_parameters(), *module.named_buffers()]
     return {n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in everything}
 
 
 def recalibrate(model: nn.Module, x: Tensor, device: torch.device) -> None:
-    """Set running statistics to their mean over equal batches of at most 250 inputs, at the present weights.
+    """Set running statistics to their mean over equal batches of at most 250 inputs, at the current weights.
 
-    Only BatchNorm layers are in training mode meanwhile; their modes and momenta are restored also after an error.
+    Meanwhile, only BatchNorm layers are in training mode; modes and momenta are restored, also after an error.
 
     Raises:
-        UserError: a layer gets a single value per channel, which has no variance.
+        UserError: a layer receives a single value per channel, which has no variance.
     """
     norms: list[Any] = batchnorms(model)
     saved = [(m, m.training, m.momentum) for m in norms]
@@ -293,7 +295,7 @@ def require_eval(model: nn.Module) -> None:
 
 
 def state_sha256(model: nn.Module) -> str:
-    """The SHA-256 of all weights and buffers, by name."""
+    """Return the SHA-256 of all tensors in the model's state dict, with their names."""
     digest = hashlib.sha256()
     # A module may also put objects of any type into its state, by `get_extra_state`.
     for name, t in sorted((n, t) for n, t in model.state_dict().items() if isinstance(t, Tensor)):

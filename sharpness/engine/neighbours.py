@@ -1,4 +1,4 @@
-"""Detection of losses that depend on the other samples of a batch."""
+"""Detection of losses that depend on other samples in the batch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sharpness.engine.modules import buffers_kept, doubled, layer, written_by
 from sharpness.engine.stateless import called_with
 from sharpness.errors import UserError
 
-#: Differences, relative to the largest loss or output, that may be rounding: kernels differ with the batch.
+#: Differences, relative to the largest loss or output, that may be rounding: kernels depend on the batch size.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 2e-5}
 HALF = 2e-2
 #: The difference in float64 that confirms a larger one, even if parts of the model round to float32.
 CONFIRMED = 1e-5
-#: A difference that is no rounding, for models that do not run in float64.
+#: A difference that cannot be rounding, for models that do not run in float64.
 CERTAIN = 0.1
 logger = logging.getLogger("sharpness")
 
@@ -29,7 +29,7 @@ Run = Callable[[Tensor], Tensor]
 
 
 def few_samples(y: Tensor) -> Tensor:
-    """Indices of a few samples spread over the data, with two of the same target if possible."""
+    """Return indices of a few samples spread over the data, two of them with the same target if possible."""
     n = len(y)
     chosen = torch.linspace(0, n - 1, min(n, 5)).long().unique()
     first = y[chosen[0]]
@@ -39,31 +39,33 @@ def few_samples(y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def require_independent(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Tensor) -> None:
-    """Refuse a loss that changes when a few samples are evaluated apart instead of together, or after others.
+    """Refuse a loss that changes if a few samples are evaluated separately instead of together, or after others.
 
-    A difference beyond rounding in the model's own dtype is confirmed in float64, or, of a model that does not run in
-    it, by a layer that writes to its state. Where two passes over the same samples differ, the loss is random, which
+    A difference beyond rounding in the model's own dtype must be confirmed in float64, or, if the model does not run in
+    float64, by a layer that writes to its state. If two passes over the same samples differ, the loss is random, which
     ``Objective.check`` reports.
 
     Args:
-        x, y: the samples, at least two.
+        module: the model.
+        loss: function from outputs and targets to losses (n,).
+        x, y: the samples; fewer than two are not examined.
 
     Raises:
-        UserError: the model, whose layer is named, or the loss mixes samples.
+        UserError: the model or the loss mixes samples; the message names the layer.
     """
     if len(y) < 2:
         return
     with buffers_kept(module):
         if _remembers(module, loss, x, y):
             writer = written_by(module, x)
-            # Without a writer twice: sums that a device makes in any order may differ once as if by a state.
+            # Without such a layer, repeat: sums in a nondeterministic order may differ once, as if there were a state.
             if writer is not None or _remembers(module, loss, x, y):
                 raise UserError(_told_of_state(module, writer or "the model"))
         mixed = _mixed(module, module, loss, x, y)
         if mixed <= ROUNDING.get(_dtype(module), HALF):
             return
 
-        def run(x: Tensor) -> Tensor:  # with tensors of its own every time, because a pass may write to them
+        def run(x: Tensor) -> Tensor:  # with new tensors each time, because a pass may write to them
             return called_with(module, doubled(module), (x.double() if x.is_floating_point() else x,))
 
         try:
@@ -80,7 +82,7 @@ def _dtype(module: nn.Module) -> torch.dtype:
 
 
 def _mixed(module: nn.Module, run: Run, loss: PerSampleLoss, x: Tensor, y: Tensor) -> float:
-    """The largest difference between losses together and apart, relative to the largest loss or output."""
+    """Return the largest difference between joint and separate losses, relative to the largest loss or output."""
     size = 1.0
 
     def losses(rows: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ def _mixed(module: nn.Module, run: Run, loss: PerSampleLoss, x: Tensor, y: Tenso
     everything = torch.arange(len(y), device=x.device)
     together, again = losses(everything), losses(everything)
     if together.shape != y.shape[:1] or not torch.equal(together, again):
-        return 0.0  # not one loss per sample, not finite, or random: others say so
+        return 0.0  # not one loss per sample, not finite, or random: reported elsewhere
     largest = 0.0
     for rows in parts(len(y)):
         try:
@@ -102,16 +104,16 @@ def _mixed(module: nn.Module, run: Run, loss: PerSampleLoss, x: Tensor, y: Tenso
         except Exception:
             if len(rows) > 1:
                 raise
-            continue  # a batch of one may be too small for a model, and is not needed for a verdict
+            continue  # a single sample may be too small a batch, and is not needed for a verdict
         off = (apart - together[rows]).abs().nan_to_num(float("inf")) if apart.shape == rows.shape else torch.zeros(1)
         largest = max(largest, float(off.max()))
     return largest / size
 
 
 def _remembers(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Tensor) -> bool:
-    """True if the losses of half of the samples are others after a pass over all of them.
+    """True if the losses of half of the samples change after a pass over all samples.
 
-    Both times the batch is the same, so that not a bit of the difference is rounding.
+    The batch is the same both times, so rounding cannot cause a difference.
     """
 
     def losses() -> Tensor:
@@ -121,7 +123,7 @@ def _remembers(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Tensor) -> 
     try:
         first = losses()
     except Exception:
-        return False  # a batch of one may be too small for a model
+        return False  # a single sample may be too small a batch
     with buffers_kept(module):
         module(x.clone())
         after = losses()
@@ -129,7 +131,7 @@ def _remembers(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Tensor) -> 
 
 
 def parts(n: int) -> list[Tensor]:
-    """Groupings of n samples that change their neighbours: reversed, every other one, pairs, and one alone."""
+    """Return groupings of n samples with other neighbours: reversed, every second sample, pairs, a single sample."""
     rows = torch.arange(n)
     pairs = [rows[i : i + 2] for i in range(0, n - 1, 2)] + ([rows[-2:]] if n % 2 else [])
     return [rows.flip(0), rows[::2], *(pairs if n > 2 else []), rows[:1]]
@@ -163,19 +165,20 @@ def _told_of_state(module: nn.Module, writer: str) -> str:
 
 
 def in_eval(module: nn.Module) -> str:
-    """The remedy for a model in training mode, as the beginning of another one."""
+    """Return the remedy for a model in training mode, to be followed by another remedy."""
     return "call model.eval(), or " if any(m.training for m in module.modules()) else ""
 
 
 def first_difference(module: nn.Module, one: Tensor, other: Tensor, rows: Tensor | None = None) -> str | None:
-    """Describe the innermost layer that returns something else for the same input of a sample in another pass.
+    """Describe the innermost layer whose output for a sample differs between two passes although its input does not.
 
     Args:
-        one, other: inputs of the passes.
-        rows: which of ``one`` the samples of ``other`` are; all unless given.
+        module: the model.
+        one, other: inputs of the two passes.
+        rows: positions in ``one`` of the samples in ``other``; by default, all.
 
     Returns:
-        None where there is no such layer.
+        A description, or None if there is no such layer.
     """
     passes: list[list[Call]] = []
     for x in (one, other):
@@ -202,7 +205,7 @@ def _tensors(output: Any) -> Sequence[Tensor]:
 
 
 def _differ(a: Tensor, b: Tensor, samples: int, rows: Tensor | None, limit: float) -> bool:
-    # What has the same shape for fewer samples has no axis of them, such as a weight that is made on the way.
+    # A tensor whose shape is the same for fewer samples has no sample axis, such as a computed weight.
     if rows is None or len(rows) == samples or a.shape != b.shape:
         if a.ndim == 0 or len(a) % samples:
             return False

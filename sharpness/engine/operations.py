@@ -1,6 +1,7 @@
-r"""Operations with the four passes that a Hessian-vector product is made of.
+r"""Operations with the four passes of a Hessian-vector product.
 
-For ``y = f(x_1, ..., x_m)``, g the derivative of the loss by y, and a dot for d/dt along the vector (Pearlmutter 1994):
+For ``y = f(x_1, ..., x_m)``, with g the derivative of the loss by y and a dot for d/dt along the vector (Pearlmutter
+1994):
 
 .. code-block:: text
 
@@ -9,11 +10,12 @@ For ``y = f(x_1, ..., x_m)``, g the derivative of the loss by y, and a dot for d
     forward_tangent     y.   = sum_j (df/dx_j) x_j.
     backward_tangent    g_j. = (df/dx_j)' g.  +  (d/dt df/dx_j)' g
 
-The first two depend on weights and data alone. What they leave in an operation's *state* serves every later product
-on the same batch. Without a backward pass g counts as 0, and the last two passes make a Gauss-Newton product.
+The first two depend only on weights and data. They leave values in the operation's *state* that are used by every
+later product with the same batch. Without a backward pass, g counts as 0, and the last two passes compute a
+Gauss-Newton product.
 
-For the second derivative of single samples a fifth pass follows the tangents, as the second derivative of a chain of
-functions is the sum of those of its links, each seen through what comes after it:
+For second derivatives of single samples, a fifth pass follows the tangents. The second derivative of a composition is
+the sum of the second derivatives of its parts, each multiplied by the derivative of the later parts:
 
 .. code-block:: text
 
@@ -45,16 +47,16 @@ class State:
 
     def __init__(self, *kept: Any) -> None:
         self.kept = kept
-        self.gradient: Any = None  # g and what was made of it; None before the backward pass
+        self.gradient: Any = None  # g and values computed from it; None before the backward pass
         self.carry: Any = None  # from forward_tangent to backward_tangent of one product
 
     def tensors(self) -> list[Tensor]:
-        """All tensors of the state, except those that autograd saves itself."""
+        """Return all tensors of the state, except those that autograd saves itself."""
         return [t for t in tree_leaves((self.kept, self.gradient)) if isinstance(t, Tensor)]
 
 
 class Operation:
-    """Base class: a function with four passes. ``active`` marks the inputs that a parameter in scope reaches."""
+    """Base class: a function with four passes. ``active`` marks inputs that depend on a parameter in scope."""
 
     def __init__(self, active: Sequence[bool]) -> None:
         self.active = tuple(active)
@@ -63,11 +65,11 @@ class Operation:
         raise NotImplementedError
 
     def value(self, *inputs: Any) -> Any:
-        """The result without a state."""
+        """Return the result without a state."""
         return self.forward(*inputs)[0]
 
     def backward(self, state: State, g: Tensor, wanted: Sequence[bool]) -> PerInput:
-        """Derivatives by the inputs that are wanted; the others are only needed for the later passes."""
+        """Return derivatives by the wanted inputs; derivatives by other active inputs only matter in later passes."""
         raise NotImplementedError
 
     def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
@@ -77,15 +79,15 @@ class Operation:
         raise NotImplementedError
 
     def bend(self, state: State) -> PerInput:
-        """``g f''(x., x.)`` element by element, in parts that have the shape of an activation each, by input.
+        """Return the elements of ``g f''(x., x.)`` in parts, each with the shape of an activation, by input.
 
-        After :meth:`forward_tangent`, in the place of :meth:`backward_tangent`. Empty where f is linear.
+        Called after :meth:`forward_tangent`, in place of :meth:`backward_tangent`. Empty if f is linear.
         """
         return []
 
 
 class Linear(Operation):
-    """``y = x w' + b`` with x (..., d), w (m, d): six matrix products a product, of which the state keeps x and g."""
+    """``y = x w' + b``, x (..., d), w (m, d): six matrix products per Hessian product; the state keeps x and g."""
 
     def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> tuple[Tensor, State]:
         return F.linear(x, w, b), State(x, w)
@@ -127,7 +129,7 @@ class Linear(Operation):
 
 
 class ReLU(Operation):
-    """``y = max(x, 0)``, with derivative 0 at 0; the state is y, which the next layer keeps anyway."""
+    """``y = max(x, 0)``, with derivative 0 at 0; the state keeps y, which the next layer keeps anyway."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, State]:
         y = torch.relu(x)
@@ -164,10 +166,10 @@ class Add(Operation):
 
 
 class Smooth(Operation):
-    r"""Any function, with one result or a tuple of them, by double backward of autograd around this one operation.
+    r"""Any function with one result or a tuple of results, differentiated by autograd's double backward.
 
-    The state keeps the graph of ``G(u, x) = (df/dx)' u``, which is linear in u, at ``u = g``. One backward pass
-    through it from the tangents ``x.`` gives both ``(df/dx) x.`` (by u) and ``(d/dt df/dx)' g`` (by x).
+    The state keeps the graph of ``G(u, x) = (df/dx)' u``, which is linear in u, at ``u = g``. A single backward pass
+    through this graph from the tangents ``x.`` gives both ``(df/dx) x.`` (by u) and ``(d/dt df/dx)' g`` (by x).
     """
 
     def __init__(self, active: Sequence[bool], function: Callable[..., Any]) -> None:
@@ -179,7 +181,7 @@ class Smooth(Operation):
 
     def forward(self, *inputs: Any) -> tuple[Any, State]:
         leaves = [x.detach().requires_grad_() if on else x for x, on in zip(inputs, self.active, strict=True)]
-        with torch.enable_grad(), WrittenOut():  # again: batches may be in threads of their own
+        with torch.enable_grad(), WrittenOut():  # modes are per thread, and a batch may run in another thread
             y = self.function(*leaves)
         state = State([x for x, on in zip(leaves, self.active, strict=True) if on], y)
         return tuple(t.detach() for t in y) if isinstance(y, tuple) else y.detach(), state
@@ -216,11 +218,11 @@ class Smooth(Operation):
         return [None if c is None else c * d for c, d in zip(self._spread(curved), tangents, strict=True)]
 
     def slopes(self, state: State) -> list[Tensor]:
-        """Derivatives by the active inputs, as :meth:`backward` has made them."""
+        """Return the derivatives by the active inputs that :meth:`backward` computed."""
         return [t.detach() for t in state.gradient[1]]
 
     def second_tangent(self, state: State, tangents: PerInput) -> PerInput:
-        """``f''(x., x.)`` by result, None where it is 0; after :meth:`backward`."""
+        """Return ``f''(x., x.)`` for each result, None where it is 0; call after :meth:`backward`."""
         leaves, y = state.kept
         u, slopes = state.gradient
         along = [d for d in tangents if d is not None]

@@ -1,4 +1,4 @@
-"""The curvature of a loss as a symmetric linear operator, for algorithms that only multiply."""
+"""The curvature of a loss as a symmetric linear operator, for algorithms that only need products."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from sharpness.errors import UserError
 
 
 class CurvatureOperator:
-    r""":math:`v \mapsto \frac{1}{\sum_i a_i} \sum_i a_i H_i v`, (k,) to (k,), at the weights as they are.
+    r"""The operator :math:`v \mapsto \frac{1}{\sum_i a_i} \sum_i a_i H_i v`, (k,) to (k,), at the current weights.
 
-    With ``scales`` D (k,) it is :math:`D H D`, the curvature in coordinates of which D are the units.
+    With ``scales`` D (k,) it is :math:`D H D`, the curvature in coordinates with units D.
 
     H_i is the Hessian of the loss of sample i, or for ``kind="ggn"`` its Gauss-Newton part
     :math:`J_i' (\nabla_u^2 \ell_i) J_i`, which is positive semi-definite for a loss that is convex in the outputs u.
 
     Attributes:
         size: k.
-        products: number of products made.
-        samples: samples of one product, over all processes.
+        products: number of products made so far.
+        samples: number of samples in a product, over all processes.
     """
 
     def __init__(
@@ -53,23 +53,23 @@ class CurvatureOperator:
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the tapes that are kept now."""
+        """Bytes of the tapes that are currently kept."""
         return self._products.kept_bytes
 
     @property
     def keeps(self) -> bool:
-        """True if tapes are kept while they fit, so that a gradient beside products costs no passes of its own."""
+        """True if tapes are kept as far as they fit, so that a gradient shares its passes with products."""
         return self._budget > 0
 
     @property
     def route(self) -> str:
-        """The route of the products, in one line."""
+        """A description of how products are computed, in one line."""
         return self._engine.route
 
     @torch.inference_mode(False)
     @full_precision()
     def __call__(self, vector: Tensor) -> Tensor:
-        """The product, in the dtype of the parameters.
+        """Return the product with a vector, in the dtype of the parameters.
 
         Raises:
             UserError: a vector of another shape, a model in training mode, or a product that is not finite.
@@ -80,7 +80,7 @@ class CurvatureOperator:
         vector = self._scaled(vector.detach().to(self.device, self.dtype, copy=vector.is_inference()))
         product = self._scaled(distributed.total(self._products(vector)) / self.weight)
         self.products += 1
-        # A sum is one pass, and finite unless an entry is not, or the sum itself overflows.
+        # The sum takes a single pass; it is finite unless an entry is not or the sum itself overflows.
         if not bool(torch.isfinite(product.sum())) and not bool(torch.isfinite(product).all()):
             raise UserError("a Hessian-vector product is not finite: check inputs and weights for inf and nan")
         return product.to(self.dtype)
@@ -88,18 +88,18 @@ class CurvatureOperator:
     @torch.inference_mode(False)
     @full_precision()
     def gradient(self) -> Tensor:
-        """The gradient of the same loss, (k,); the passes it takes are those that the first product would make."""
+        """Return the gradient of the same loss, (k,); its passes are those that the first product would need."""
         self._renew()
         return self._scaled(distributed.total(self._products.gradient_sum()) / self.weight).to(self.dtype)
 
     @torch.inference_mode(False)
     @full_precision()
     def rows(self, vectors: Tensor) -> Tensor:
-        """The products with all rows of ``vectors``, (p, k) to (p, k); with few samples much faster than one by one.
+        """Return the products with all rows of ``vectors``, (p, k) to (p, k); much faster than calls for few samples.
 
-        All in one pass of double backward, if torch can and the first product is the same as that of a call.
+        Computed in one double-backward pass, if torch supports it and the first product agrees with that of a call.
         """
-        if self.kind != "hessian":  # that pass has the products of the Hessian, which may agree in the first alone
+        if self.kind != "hessian":  # that pass computes Hessian products, whose first row might agree by chance
             return torch.stack([self(v) for v in vectors])
         first = self(vectors[0])
         vectors = vectors.detach().to(self.device, self.dtype, copy=vectors.is_inference())
@@ -121,13 +121,13 @@ class CurvatureOperator:
     @torch.inference_mode(False)
     @full_precision()
     def quadratic_forms(self, vector: Tensor) -> Tensor:
-        r""":math:`v' H_i v` of the Hessian of every sample that this process has, (n,), in float64."""
+        r"""Return :math:`v' H_i v` for the Hessian of every sample of this process, (n,), in float64."""
         self._renew()
         vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
         return self._products.quadratic_forms(self._scaled(vector))
 
     def close(self) -> None:
-        """Free the tapes, and keep none from now on."""
+        """Free the tapes; no tapes are kept from then on."""
         self._products.close()
         self._budget = self._products.budget = 0
 
@@ -150,9 +150,9 @@ class CurvatureOperator:
 
     @torch.no_grad()
     def _state(self) -> list[Tensor]:
-        """All weights and buffers. They are compared, because writes through ``p.data`` count no version.
+        """Return all weights and buffers, to detect changes by comparison: writes through ``p.data`` count no version.
 
-        On a GPU they are one tensor, because each comparison waits for it.
+        On a GPU, they are concatenated, because every comparison synchronises.
         """
         module = self._engine.module
         tensors = [strided(t) for t in (*module.parameters(), *module.buffers())]

@@ -1,8 +1,8 @@
-"""Presence of the processes of one command: the loss of one is told in a line, and ends the others within a minute.
+"""Heartbeats of the processes of one command: if one is lost, a line says so, and the others end within a minute.
 
-A process that dies closes its connections, which gloo notices at once; torchrun then ends the others by SIGTERM. NCCL
-notices nothing, a computer that has lost its power closes nothing, and who waits for an exchange in C++ runs no handler
-of signals: so a thread of every process listens for SIGTERM, and to the beat of the next process.
+A process that dies closes its connections, which gloo notices at once; torchrun then ends the others with SIGTERM. NCCL
+does not notice, a computer that lost power closes nothing, and a process that waits for an exchange in C++ runs no
+signal handlers. Therefore, a thread in every process listens for SIGTERM and for the heartbeat of the next process.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import time
 from contextlib import suppress
 from typing import Any
 
-#: Seconds from one beat to the next, and without one until a process counts as lost; torchrun may take 30 more.
+#: Seconds between heartbeats, and without one until a process counts as lost; torchrun may take 30 more.
 BEAT, SILENCE = 2.5, 25.0
-#: Seconds that an error has to be the first process's as well.
+#: Seconds in which the first process may report the same error.
 PATIENCE = 3.0
-#: A beat of one that has left in good order.
+#: Added to the heartbeat count of a process that has left normally.
 LEFT = 2**40
-#: What to do after a process of several has ended before its time.
+#: The remedy after one of several processes has ended prematurely.
 GO_ON = "start the same command again, with --resume for 'train': it goes on from what was saved"
 LOST = f"another process of this command has ended: {GO_ON}"
 ENDED = f"ended by SIGTERM, which torchrun sends where another process has ended: {GO_ON}"
 
 
 class Presence:
-    """The beats of a process, and the watch over the next one.
+    """The heartbeat of a process, and the monitoring of the next process.
 
     Args:
-        store: of the process group, a ``torch.distributed.Store``.
-        rank: of this process.
-        processes: how many there are.
+        store: the ``torch.distributed.Store`` of the process group.
+        rank: rank of this process.
+        processes: number of processes.
     """
 
     def __init__(self, store: Any, rank: int, processes: int) -> None:
@@ -43,19 +43,19 @@ class Presence:
             self._listen()
 
     def leave(self) -> None:
-        """End the beats: this process is not missed."""
+        """End the heartbeat normally: other processes do not consider this one lost."""
         self._stopped.set()
         with suppress(RuntimeError):
             self._store.add(f"beat {self._rank}", LEFT)
 
     def tell(self, message: str) -> None:
-        """Print a line on stderr, whatever it is redirected to, unless another process has told something."""
+        """Print a line to file descriptor 2, unless another process has already reported an error."""
         with self._telling:  # another thread may be about to end the process
             if self._first_to_tell():
                 os.write(2, f"sharpness: {message}\n".encode())
 
     def told(self, message: str) -> None:
-        """Note that the first process has printed a line; in others print it, unless that one does in a moment."""
+        """Note that the first process has printed an error; in others, print it unless the first one does shortly."""
         until = time.monotonic() + PATIENCE
         while self._rank and time.monotonic() < until:
             with suppress(RuntimeError):
@@ -68,10 +68,10 @@ class Presence:
             self._first_to_tell()
 
     def _first_to_tell(self) -> bool:
-        """True in the first process that asks; where the others cannot be asked, in the first two."""
+        """True in the first process that calls this; without a store, in the processes of ranks 0 and 1."""
         try:
             return bool(self._store.add("told", 1) == 1)
-        except RuntimeError:  # the store was the lost process's
+        except RuntimeError:  # the lost process held the store
             return self._rank < 2
 
     def _watch(self) -> None:
@@ -85,7 +85,7 @@ class Presence:
                 self._end(LOST)
 
     def _listen(self) -> None:
-        """Receive SIGTERM in a thread, also while the main one waits."""
+        """Receive SIGTERM in a thread, also while the main thread waits."""
         receive, send = os.pipe()
         os.set_blocking(send, False)
         signal.signal(signal.SIGTERM, lambda number, frame: None)
@@ -105,17 +105,17 @@ class Presence:
 
 
 def _hold() -> None:
-    """Keep SIGTERM back during a fork: a child that gets it before it forgets would tell its parent, and live on."""
+    """Block SIGTERM during a fork: a child that received it too early would wake its parent's thread, and survive."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
 
 def _release() -> None:
-    """Let SIGTERM come again."""
+    """Unblock SIGTERM."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
 def _forget() -> None:
-    """Give a forked process, such as a worker of a data loader, the usual end by SIGTERM."""
+    """Restore the default action of SIGTERM in a forked process, such as a worker of a data loader."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _release()

@@ -1,4 +1,4 @@
-"""Products of vectors with the curvature of a few batches, which keep what the products have in common."""
+"""Products of vectors with the curvature of some batches; computations shared by all products are cached."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ from sharpness.errors import choose
 
 
 class Products:
-    """Products with the sum of Hessians (or Gauss-Newton matrices) of fixed batches, at the present weights.
+    """Products with the sum of Hessians (or Gauss-Newton matrices) of fixed batches, at the current weights.
 
-    The tapes of batches are kept while they fit into the budget. Those of other batches are recorded again in every
-    product, which costs a gradient's forward and backward pass more. Sums are accumulated in float64.
+    Tapes of batches are kept as long as they fit into the budget. Those of other batches are recorded again in every
+    product, which costs an additional forward and backward pass. Sums are accumulated in float64.
 
     Args:
-        budget: bytes that tapes may take; with 0 none is kept.
+        engine: derivatives of the model.
+        batches: inputs, targets and weights.
+        kind: ``"hessian"`` or ``"ggn"``.
+        budget: bytes that tapes may use; 0 keeps none.
     """
 
     def __init__(
@@ -41,7 +44,7 @@ class Products:
     ) -> None:
         choose("kind of curvature", kind, KINDS)
         self.engine, self.kind, self.budget = engine, kind, budget
-        # A sequence may read its batches from a disk: each is fetched when it is needed.
+        # A sequence may read its batches from disk: each one is loaded when it is needed.
         self.batches = batches if isinstance(batches, Sequence) else list(batches)
         self.kept: dict[int, Tape] = {}
         self.kept_bytes = 0
@@ -49,8 +52,8 @@ class Products:
         self._run: TracedRun | None = None
 
     def gradient_sum(self) -> Tensor:
-        """The gradient of the same batches, flat (k,), float64; what it records serves the products to come."""
-        if self.kind != "hessian":  # whose tapes have no gradient
+        """Return the gradient of the same batches, flat (k,), in float64; later products reuse its tapes."""
+        if self.kind != "hessian":  # the tapes have no gradient
             return Products(self.engine, self.batches).gradient_sum()
         engine, run = self.engine, self._start("gradient")
         if run is None:
@@ -64,14 +67,14 @@ class Products:
             return gradient
 
         self.close()
-        # What is recorded serves products, which fused attention could not.
+        # Products reuse the tapes, for which fused attention has no second derivative.
         with self._whole(run), twice_differentiable(written_out=False) if self.budget else nullcontext():
             for gradient in in_threads(record, range(len(self.batches)), run.device):
                 run.take(gradient)
         return run.gradient()
 
     def quadratic_forms(self, vector: Tensor) -> Tensor:
-        r""":math:`v' \nabla_w^2 \ell_i v` of every sample, shape (n,), in float64."""
+        r"""Return :math:`v' \nabla_w^2 \ell_i v` for every sample, shape (n,), in float64."""
         if self.kind != "hessian":
             return Products(self.engine, self.batches).quadratic_forms(vector)
         engine = self.engine
@@ -105,22 +108,22 @@ class Products:
             return torch.cat(list(in_threads(forms, range(len(self.batches)), run.device)))
 
     def _forward(self, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
-        """The outputs as a function of parameters, for derivatives that are taken forward."""
+        """Return the outputs as a function of the parameters, for forward-mode derivatives."""
         engine, traced = self.engine, self.engine.traced
         named = engine.module.named_parameters() if traced is None else traced.sources.items()
         names = {id(p): n for n, p in named}
         inside = {names[id(p)]: moved for p, moved in zip(engine.parameters, parameters, strict=True) if id(p) in names}
         if traced is not None:
-            # Without BatchNorm, whose second forward derivative torch decomposes into dozens of small operations.
+            # With folded BatchNorm: torch decomposes its second forward derivative into dozens of small operations.
             return traced.values(traced.sources | inside, x)[traced.result]
         with buffers_kept(engine.module):
             return called_with(engine.module, inside, (x,))
 
     def _choose(self, vector: Tensor) -> str | None:
-        """The first way to forms that agrees with products of single samples, on two; None where all are zero.
+        """Return the first method for forms that agrees with products of two single samples; None if all are zero.
 
-        Torch has no second forward derivative of some operations, and a wrong one of others: ``layer_norm`` and
-        ``instance_norm`` in torch 2.13. The direction is v plus one power iteration, where terms do not cancel.
+        Torch has no second forward derivative of some operations, and a wrong one of others (``layer_norm`` and
+        ``instance_norm`` in torch 2.13). The direction is v plus one power iteration, for which terms do not cancel.
         """
         x, y, a = self.batches[0]
         few = Products(self.engine, [(x[:2], y[:2], torch.ones_like(a[:2]))])
@@ -141,7 +144,7 @@ class Products:
         return "products"
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """The product with a vector, (k,) to (k,), in float64."""
+        """Return the product with a vector, (k,) to (k,), in float64."""
         engine = self.engine
         self._renew()
         first = self._run is None
@@ -157,7 +160,7 @@ class Products:
                 self._keep(i, made)
             return change, gradient
 
-        with self._whole(run), twice_differentiable(written_out=False):  # the traced operations see to it themselves
+        with self._whole(run), twice_differentiable(written_out=False):  # traced operations use the formulas themselves
             run.push(vector)
             for change, gradient in in_threads(multiply, range(len(self.batches)), run.device):
                 run.add(change)
@@ -167,7 +170,7 @@ class Products:
 
     @contextmanager
     def _whole(self, run: TracedRun) -> Iterator[None]:
-        """Keep a run for later products after a pass over all batches: of one cut short, the gradient is incomplete."""
+        """Keep a run for later products after a full pass over all batches; otherwise its gradient is incomplete."""
         try:
             yield
         except BaseException:
@@ -183,7 +186,7 @@ class Products:
         self._run = None
 
     def _renew(self) -> None:
-        """Drop the tapes of a trace that is no longer the model's."""
+        """Drop the tapes if the trace is no longer that of the model."""
         if self._run is not None and (self.engine.stale or self._run.traced is not self.engine.traced):
             self.close()
 
@@ -199,7 +202,7 @@ class Products:
         return TracedRun(engine.traced, engine.parameters, engine.loss, self.kind, engine.parameters[0].dtype)
 
     def _keep(self, i: int, made: Tape) -> None:
-        made.gradient = {}  # needed once, for the sum over all batches
+        made.gradient = {}  # only needed once, for the sum over all batches
         with self._lock:
             size = made.bytes()
             if self.kept_bytes + size <= self.budget:

@@ -16,12 +16,12 @@ INPUT = "input"
 
 
 class Untraceable(Exception):
-    """The reason why a module cannot become a program, in a few words."""
+    """Raised if a module cannot be converted to a program; the message states the reason in a few words."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """``output = operation(*inputs)``; a step without an operation is a constant, ``function(*inputs)``."""
+    """``output = operation(*inputs)``, or for a constant without an operation, ``function(*inputs)``."""
 
     output: str
     inputs: tuple[str, ...]
@@ -29,7 +29,7 @@ class Step:
     function: Any = None
 
     def value(self, inputs: Sequence[Any]) -> Any:
-        """The output without a state."""
+        """Return the output without a state."""
         return self.function(*inputs) if self.operation is None else self.operation.value(*inputs)
 
 
@@ -38,7 +38,8 @@ class Program:
     """Steps in the order of evaluation.
 
     Attributes:
-        results: names that must survive the forward pass.
+        steps: the steps.
+        results: names of values that are kept after the forward pass.
     """
 
     steps: Sequence[Step]
@@ -50,7 +51,7 @@ class Program:
 
     @torch.no_grad()
     def forward(self, values: dict[str, Any]) -> list[State | None]:
-        """Run all steps on ``values`` and return their states; values are dropped after their last use."""
+        """Run all steps on ``values`` and return their states; values are removed after their last use."""
         states: list[State | None] = []
         for step in self.steps:
             inputs = [values[name] for name in step.inputs]
@@ -68,7 +69,7 @@ class Program:
     def backward(
         self, states: Sequence[State | None], cotangents: Mapping[str, Tensor], unwanted: frozenset[str] = frozenset()
     ) -> dict[str, Tensor]:
-        """Derivatives by the inputs of the program, except the ``unwanted`` ones, from those by its results."""
+        """Return derivatives by the inputs of the program, except ``unwanted`` ones, from those by its results."""
 
         def pull(operation: Operation, state: State, g: Tensor, names: Sequence[str]) -> PerInput:
             wanted = [on and n not in unwanted for n, on in zip(names, operation.active, strict=True)]
@@ -78,7 +79,7 @@ class Program:
 
     @torch.no_grad()
     def forward_tangent(self, states: Sequence[State | None], tangents: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tangents of the results, from those of the inputs."""
+        """Return tangents of the results, from those of the inputs."""
         tangents = dict(tangents)
         for step, state in zip(self.steps, states, strict=True):
             if step.operation is None or state is None:
@@ -91,15 +92,15 @@ class Program:
 
     @torch.no_grad()
     def backward_tangent(self, states: Sequence[State | None], cotangents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tangents of the derivatives by the inputs; call after :meth:`forward_tangent`."""
+        """Return tangents of the derivatives by the inputs; call after :meth:`forward_tangent`."""
         return self._pull(lambda operation, state, g, _: operation.backward_tangent(state, g), states, cotangents)
 
     @torch.no_grad()
     def bend(self, states: Sequence[State | None], shared: Collection[str], samples: int) -> Tensor:
-        """``g' f''(x., x.)`` of every sample, summed over the steps, (n,); call after :meth:`forward_tangent`.
+        """Return ``g' f''(x., x.)`` of every sample, summed over steps, (n,); call after :meth:`forward_tangent`.
 
         Raises:
-            Untraceable: a part belongs to no single sample, or one comes from a parameter that all share.
+            Untraceable: a part does not belong to a single sample, or comes from a parameter shared by all samples.
         """
         total = torch.zeros((), dtype=torch.float64)
         for step, state in zip(self.steps, states, strict=True):
@@ -121,7 +122,7 @@ class Program:
             if step.operation is None or state is None:
                 continue
             g = totals.pop(step.output, None)
-            if g is None:  # used only where no derivative passes, as under detach
+            if g is None:  # only used where no derivative passes, for example under detach
                 continue
             for name, piece in zip(step.inputs, pull(step.operation, state, g, step.inputs), strict=True):
                 if piece is not None:
@@ -130,7 +131,12 @@ class Program:
 
 
 def dead_after(uses: Iterable[tuple[str, Sequence[str]]], results: frozenset[str]) -> dict[str, list[str]]:
-    """By output of a step the names that no later step takes, of (output, inputs) in the order of evaluation."""
+    """Return, by output of a step, the names that no later step uses.
+
+    Args:
+        uses: (output, inputs) of every step, in the order of evaluation.
+        results: names that are never dropped.
+    """
     last = {name: output for output, inputs in uses for name in inputs}
     dead: dict[str, list[str]] = {}
     for name, output in last.items():
@@ -140,7 +146,7 @@ def dead_after(uses: Iterable[tuple[str, Sequence[str]]], results: frozenset[str
 
 
 def by_sample(part: Tensor) -> Tensor:
-    """Sums over all axes but the first, (n, ...) to (n,), in float64."""
+    """Sum over all axes except the first, (n, ...) to (n,), in float64."""
     axes = tuple(range(1, part.ndim))
     return part.sum(axes, dtype=torch.float64) if axes else part.double()
 
@@ -151,10 +157,11 @@ class Traced:
 
     Attributes:
         prologue: steps without operations.
-        sources: every tensor of the module that the programs read, by a name of their own.
-        shared: names the prologue (or the module itself) hands to the body.
-        active: those of ``shared`` that a parameter in scope reaches.
-        result: the name of the outputs.
+        body: program that runs on every batch.
+        sources: all tensors of the module that prologue and body read, by internal names.
+        shared: names of the values that the body takes from the prologue or directly from the module.
+        active: names in ``shared`` that depend on a parameter in scope.
+        result: name of the outputs.
     """
 
     prologue: tuple[Step, ...]
@@ -165,14 +172,14 @@ class Traced:
     result: str
 
     def prepare(self, sources: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Run the prologue: the inputs of the body by name, from the tensors of the module by name."""
+        """Run the prologue: return the inputs of the body from the tensors of the module, both by name."""
         values = dict(sources)
         for step in self.prologue:
             values[step.output] = step.function(*(values[n] for n in step.inputs))
         return {name: values[name] for name in self.shared}
 
     def values(self, sources: dict[str, Tensor], x: Tensor) -> dict[str, Any]:
-        """All values of the body by name, as a function of the tensors of the module, for transforms of torch.func."""
+        """Return all values of the body by name, as a function of the module's tensors, for torch.func transforms."""
         values: dict[str, Any] = {INPUT: x, **self.prepare(sources)}
         for step in self.body.steps:
             values[step.output] = step.value([values[name] for name in step.inputs])
@@ -180,18 +187,18 @@ class Traced:
 
     @property
     def convolution_weights(self) -> frozenset[str]:
-        """Names of the values that are weights of convolutions."""
+        """Names of the values that are convolution weights."""
         return frozenset(s.inputs[1] for s in self.body.steps if isinstance(s.operation, Convolution))
 
     @property
     def direct(self) -> frozenset[str]:
-        """Names of parameters that the body uses as they are, and the prologue does not."""
+        """Names of parameters that the body uses directly and the prologue does not use."""
         used = {n for step in self.prologue for n in step.inputs}
         return frozenset(n for n in self.shared if n in self.sources and n not in used)
 
 
 def memory(states: Iterable[State | None]) -> int:
-    """Bytes that the states keep, every storage counted once; sparse tensors have none that could be asked."""
+    """Return the bytes that the states keep, counting every storage once; sparse tensors are not counted."""
     tensors = [t for s in states if s is not None for t in s.tensors()]
     storages = [t.untyped_storage() for t in tensors if t.layout is torch.strided]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

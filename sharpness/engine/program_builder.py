@@ -1,4 +1,4 @@
-"""From the nodes of a ``torch.fx`` graph to the steps of a program, with BatchNorm folded into convolutions."""
+"""Conversion of a ``torch.fx`` graph to the steps of a program, with BatchNorm folded into convolutions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ ADDS = (operator.add, operator.iadd, torch.add)
 
 
 class ProgramBuilder:
-    """Steps under construction. Every value has a name; ``from_input`` holds those that depend on the batch."""
+    """Steps under construction. Every value has a name; ``from_input`` has the names of those that depend on the batch.
+
+    Args:
+        module: the traced module.
+        in_scope: ids of the parameters in scope.
+    """
 
     def __init__(self, module: nn.Module, in_scope: set[int]) -> None:
         self.module = module
@@ -58,7 +63,7 @@ class ProgramBuilder:
         if self.result not in self.from_input:
             raise Untraceable("its outputs do not depend on the inputs")
         active = self._active(sample)
-        # `_item` calls a function with several results once per result, so that the node of the whole has no use left.
+        # `_item` calls a function with several results once per result, which leaves the original node unused.
         needed = {self.result}
         for output, inputs, _, _ in reversed(self.nodes):
             if output in needed:
@@ -68,8 +73,8 @@ class ProgramBuilder:
             flags = [name in active for name in inputs]
             if output not in needed:
                 continue
-            # Independence of the input comes first: the prologue runs once per product, whether or not a parameter in
-            # scope reaches the value. In the body, a step that none reaches needs no operation and keeps no state.
+            # Values that do not depend on the input belong to the prologue, which runs once per product, whether or not
+            # a parameter in scope reaches them. In the body, steps that none reaches need no operation and no state.
             if output not in self.from_input:
                 before.append(Step(output, inputs, function=function))
             elif output not in active:
@@ -82,7 +87,7 @@ class ProgramBuilder:
         return Traced(tuple(before), body, self.sources, shared, frozenset(shared) & active, self.result)
 
     def _module(self, node: fx.Node, m: nn.Module) -> None:
-        # Exact types and no hooks: a subclass may compute something else, and a hook may change the output.
+        # Only exact types without hooks: a subclass may compute something else, and a hook may change the output.
         alone = len(node.args) == 1 and isinstance(node.args[0], fx.Node) and not node.kwargs
         plain = alone and not (m._forward_hooks or m._forward_pre_hooks)
         x = self.names[node.args[0]] if plain else ""  # type: ignore[index]
@@ -150,14 +155,14 @@ class ProgramBuilder:
 
             def function(*values: Any) -> Any:
                 args, kwargs = rebuild(values, modified)
-                if node.op == "call_method":  # a view of what is channels-last here may need a copy
+                if node.op == "call_method":  # values are channels-last here, so a view may need a copy
                     return getattr(args[0], str(method))(*args[1:], **kwargs)
                 return node.target(*args, **kwargs)  # type: ignore[operator]
 
             self._add(node, inputs, function)
 
     def _item(self, node: fx.Node) -> None:
-        """``value[index]``; what a function with several results returns is taken apart by calling it for each."""
+        """Add ``value[index]``. A function with several results is called once for each of them."""
         source, index = node.args
         name = self.names[source]  # type: ignore[index]
         made = next((entry for entry in self.nodes if entry[0] == name), None)
@@ -176,7 +181,7 @@ class ProgramBuilder:
         self._add(node, tuple(inputs), function, lambda active: kind(active, *geometry))
 
     def _batchnorm_after(self, node: fx.Node) -> fx.Node | None:
-        """The BatchNorm that alone uses a convolution's output, if it can be folded."""
+        """Return the BatchNorm that is the only user of a convolution's output, if it can be folded."""
         user = next(iter(node.users)) if len(node.users) == 1 else None
         if user is None or user.op != "call_module" or len(user.args) != 1:
             return None
@@ -185,7 +190,7 @@ class ProgramBuilder:
         return user if plain and not (m._forward_hooks or m._forward_pre_hooks) else None
 
     def _scale_and_shift(self, norm: Any, bias: str | None) -> tuple[str, str]:
-        """``s = gamma / sigma`` and ``t = beta + s (bias - mu)``."""
+        """Add ``s = gamma / sigma`` and ``t = beta + s (bias - mu)``, and return their names."""
         eps, mean, variance = norm.eps, self._source(norm.running_mean), self._source(norm.running_var)
         s, t = self._fresh("scale"), self._fresh("shift")
         gamma, beta = self._parameter(norm, "weight"), self._parameter(norm, "bias")
@@ -211,7 +216,7 @@ class ProgramBuilder:
             self.from_input.add(name)
 
     def _source(self, tensor: Any) -> str:
-        """The name of a tensor that belongs to the module; one name per tensor, however often it is used."""
+        """Return the name of a tensor of the module; a tensor that is used several times has one name."""
         for name, known in self.sources.items():
             if known is tensor:
                 return name
@@ -229,13 +234,13 @@ class ProgramBuilder:
         return f"{stem}:{len(self.nodes)}"
 
     def _in_place(self, node: fx.Node, in_place: bool) -> bool:
-        """Return ``in_place``, or refuse an operation that overwrites a value with other users."""
+        """Return ``in_place``; refuse an operation that overwrites a value with other users."""
         if in_place and isinstance(node.args[0], fx.Node) and len(node.args[0].users) > 1:
             raise Untraceable(f"{node.name} changes in place a value that is used elsewhere")
         return in_place
 
     def _active(self, sample: Tensor) -> set[str]:
-        """Names that a parameter in scope reaches, found by running the graph once under autograd."""
+        """Return the names of values that depend on a parameter in scope, by running the graph once under autograd."""
         values: dict[str, Any] = {n: t.detach() for n, t in self.sources.items()}
         for name, tensor in self.sources.items():
             if id(tensor) in self.in_scope:
@@ -253,7 +258,7 @@ def _scaled(x: Tensor, s: Tensor, t: Tensor) -> Tensor:
 
 
 def _arguments(node: fx.Node) -> tuple[list[fx.Node], Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]]:
-    """The nodes among a node's arguments, and how to rebuild args and kwargs from their values."""
+    """Return the nodes among a node's arguments, and a function that rebuilds args and kwargs from their values."""
     nodes = list(node.all_input_nodes)
 
     def rebuild(values: Sequence[Any], in_place: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:

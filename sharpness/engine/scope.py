@@ -1,4 +1,4 @@
-"""The parameters in scope: those of a backbone, a classifier or a pattern, which a gradient reaches."""
+"""The parameters in scope: those of a backbone, a classifier or a pattern that receive a gradient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REENTRANT = "give torch.utils.checkpoint use_reentrant=False"
 
 
 def classifier_prefix(model: nn.Module) -> str:
-    """The prefix of the classifier: ``head.``, ``fc.``, ... if there is one, else the last module with weights."""
+    """Return the prefix of the classifier: ``head.``, ``fc.``, ... if present, else the last module with weights."""
     # A child without tensors is skipped: an nn.Identity may have replaced it.
     children = [name for name, child in model.named_children() if [*child.parameters(), *child.buffers()]]
     for name in ("head", "classifier", "fc", "linear"):
@@ -31,7 +31,7 @@ def classifier_prefix(model: nn.Module) -> str:
 def hidden_noticed() -> Iterator[list[str]]:
     """Collect warnings that checkpointing hides parameters from gradients; other warnings are passed on.
 
-    Reentrant checkpointing of a part whose inputs need no gradient cuts off its parameters, and only warns.
+    Reentrant checkpointing of a part whose inputs need no gradient cuts off its parameters and only issues a warning.
     """
     found: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
@@ -45,15 +45,17 @@ def hidden_noticed() -> Iterator[list[str]]:
 
 
 def parameters_in_scope(model: nn.Module, value: Tensor, scope: str, hidden: bool) -> tuple[list[str], list[Tensor]]:
-    """Find the parameters in scope that a gradient reaches: names and tensors.
+    """Return the names and tensors of the parameters in scope that receive a gradient.
 
     Args:
+        model: the model.
         value: a loss of the model, with its graph.
         scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names.
-        hidden: true if a warning said that checkpointing cuts parameters off.
+        hidden: whether a warning said that checkpointing hides parameters.
 
     Raises:
-        UserError: nothing is trainable, nothing is reached, the pattern matches nothing, or two share memory.
+        UserError: nothing is trainable, nothing receives a gradient, the pattern matches nothing, or two parameters
+            share memory.
     """
     everything = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if not everything:
@@ -69,7 +71,8 @@ def parameters_in_scope(model: nn.Module, value: Tensor, scope: str, hidden: boo
         if "use_reentrant" in reason:
             reason = f"activation checkpointing allows none: {REENTRANT}"
         raise UserError(f"the gradient of the loss by the parameters cannot be taken: {reason}") from error
-    # Unused parameters are left out; of a model with hidden ones any gap is an error, because the two look alike here.
+    # Unused parameters are left out. If parameters are hidden, any missing gradient is an error, because hidden and
+    # unused parameters cannot be distinguished here.
     reached = [(n, p) for (n, p), g in zip(everything, gradients, strict=True) if g is not None]
     if hidden and len(reached) < len(everything):
         first = next(n for n, g in zip([n for n, _ in everything], gradients, strict=True) if g is None)
@@ -92,10 +95,10 @@ def parameters_in_scope(model: nn.Module, value: Tensor, scope: str, hidden: boo
 
 
 def _require_apart(named: Sequence[tuple[str, Tensor]]) -> None:
-    """Refuse parameters that are views of the same memory: one could not be moved without the other.
+    """Refuse parameters that are views of the same memory: moving one would move the other.
 
     Raises:
-        UserError: names the first two.
+        UserError: names the first two such parameters.
     """
     spans = [(p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), n) for n, p in named if p.is_contiguous()]
     for (_, end, one), (start, _, other) in pairwise(sorted(spans)):
@@ -107,10 +110,10 @@ def _require_apart(named: Sequence[tuple[str, Tensor]]) -> None:
 
 
 def filter_axes(model: nn.Module) -> dict[str, int]:
-    """Axes of filters by parameter name, where they are not 0.
+    """Return the filter axes that are not 0, by parameter name.
 
-    They are 1 for transposed convolutions, whose weights are (inputs, outputs, ...), or declared by a module's own
-    ``filter_axes``.
+    The axis is 1 for transposed convolutions, whose weights are (inputs, outputs, ...); a module can declare its own
+    axes in an attribute ``filter_axes``.
     """
     axes = {}
     for prefix, module in model.named_modules():

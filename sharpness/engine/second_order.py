@@ -1,7 +1,8 @@
-r"""The route of gradients and curvature products of :math:`\sum_i a_i \ell(f_w(x_i), y_i)`: the cheapest exact one.
+r"""Choice of the cheapest exact method for gradients and curvature products of :math:`\sum_i a_i \ell(f_w(x_i), y_i)`.
 
-A model is traced once, with BatchNorm folded, and compared with double backward on a few samples in float64. One that
-cannot be traced, or differs, is differentiated by double backward; one whose derivatives are wrong is refused.
+A model is traced once, with BatchNorm folded, and the trace is compared with double backward on a few samples in
+float64. If the model cannot be traced, or if they differ, double backward is used. A model whose derivatives are wrong
+is refused.
 """
 
 from __future__ import annotations
@@ -26,24 +27,24 @@ from sharpness.engine.witness import Verdict
 from sharpness.errors import UserError
 
 KINDS = ("hessian", "ggn")
-#: Largest relative difference from double backward, in float64, at which a traced model is trusted.
+#: Largest relative difference from double backward, in float64, at which a trace is trusted.
 TRUSTED = 1e-6
-#: Samples that a model is examined on.
+#: Number of samples on which a model is examined.
 SAMPLES = 4
 logger = logging.getLogger("sharpness")
 
 
 class SecondOrder:
-    """The derivatives of one model: traced at the first use, and valid for any data and any vector from then on.
+    """The derivatives of one model, which is traced at the first use; the trace is valid for any data and any vector.
 
     Args:
-        module: inputs to outputs, in eval mode.
-        parameters: those that derivatives are taken by.
-        loss: outputs and labels to losses (n,).
+        module: module from inputs to outputs, in eval mode.
+        parameters: parameters to differentiate by.
+        loss: function from outputs and labels to losses (n,).
 
     Attributes:
-        traced: the model as a program, None where it cannot be one.
-        forms: how second derivatives along a vector are taken of single samples; None while nobody has asked.
+        traced: the model as a program; None if it cannot be traced.
+        forms: method for second derivatives of single samples along a vector; None until one has been chosen.
     """
 
     def __init__(self, module: nn.Module, parameters: Sequence[Tensor], loss: PerSampleLoss) -> None:
@@ -58,7 +59,7 @@ class SecondOrder:
         self._examination: Examination | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process gets the model, and traces it for itself."""
+        """Pickle the model without its trace: another process makes its own."""
         return SecondOrder, (self.module, self.parameters, self.loss)
 
     @property
@@ -69,18 +70,18 @@ class SecondOrder:
 
     @property
     def route(self) -> str:
-        """The route of the products, in one line."""
+        """A description of how products are computed, in one line."""
         if self.traced is not None:
             return "traced, BatchNorm folded, activations kept"
         return f"double backward ({self._reason or 'not traced yet'})"
 
     def forget(self) -> None:
-        """Forget the trace of the model and the judgement of it, which is made at certain weights."""
+        """Discard the trace of the model and its examination, which is only valid at certain weights."""
         self.traced = self.forms = self._reason = self._examination = None
         self._refusals = {}
 
     def is_traced(self, batch: WeightedBatch) -> bool:
-        """True if derivatives come from a trace, which only reads the module; decided on a few of these samples."""
+        """True if derivatives come from a trace, which never changes the module; decided on a few of these samples."""
         self.require_parameters()
         self.prepare(batch)
         return self.traced is not None
@@ -89,7 +90,7 @@ class SecondOrder:
         """Refuse a model whose parameters were replaced.
 
         Raises:
-            UserError: some were replaced.
+            UserError: some parameters were replaced.
         """
         with SWAPPING:
             present = {id(p) for p in self.module.parameters()}
@@ -100,10 +101,10 @@ class SecondOrder:
             )
 
     def prepare(self, batch: WeightedBatch) -> None:
-        """Trace the model, again only if its structure changes, and choose the route whose products are right.
+        """Trace the model, again only if its structure has changed, and choose a route with correct products.
 
-        On a few samples, in float64, the traced products are compared with double backward, and the ones to be used
-        with differences of gradients (``witness.py``).
+        On a few samples, in float64, products of the trace are compared with double backward, and those that will be
+        used with differences of gradients (``witness.py``).
         """
         if self.stale:
             self.traced, self.forms, self._refusals = None, None, {}
@@ -118,13 +119,13 @@ class SecondOrder:
                 traced = trace(self.module, batch[0][:2], self.parameters)
                 route = _InFloat64(traced, self.parameters, examination.loss, examination.batch, "hessian")
                 difference = examination.difference(route, examination.plain)
-            # Not `> TRUSTED`: NaN means weights or inputs that are not finite, and says nothing of the model. It stays
-            # untried, so that the next batch may give a verdict.
+            # NaN means that weights or inputs are not finite, and says nothing about the model. It is examined again
+            # with the next batch.
             if math.isnan(difference):
-                return  # no verdict on the model at weights or inputs that are not finite
+                return
             if not difference <= TRUSTED:
                 raise Untraceable(f"traced, it differs from double backward by {difference:.1e}")
-            # A module that counts its calls would look stale at every product and be traced again at each.
+            # A module that counts its calls would look stale, and be traced again, at every product.
             if structure(self.module) != self._structure:
                 traced = route = None
                 raise Untraceable("its attributes change with every pass")
@@ -136,18 +137,18 @@ class SecondOrder:
         try:
             if examination is not None:
                 self._judge(examination, route)
-        except Exception as error:  # such as of operations that do not exist in float64
+        except Exception as error:  # for example, operations that do not exist in float64
             logger.debug("derivatives were not examined: %s", first_line(error))
         (logger.info if self.traced is not None else logger.warning)("curvature products: %s", self.route)
 
     def require(self, kind: str) -> None:
-        """Refuse derivatives that the examination of the prepared model found wrong.
+        """Refuse derivatives that are wrong according to the examination of the prepared model.
 
         Args:
             kind: ``"gradient"``, or one of ``KINDS``.
 
         Raises:
-            UserError: names the layer.
+            UserError: the derivatives are wrong; the message names the layer.
         """
         if kind == "ggn" and self._examination is not None:
             examination, self._examination = self._examination, None
@@ -165,14 +166,15 @@ class SecondOrder:
                 raise self._refusals[name]
 
     def _judge(self, examination: Examination, traced: _InFloat64 | None) -> None:
-        """Take the route that the witness confirms, or record the refusal."""
+        """Choose the route that the witness confirms, or record a refusal."""
         try:
             verdict = examination.verdict(examination.plain if self.traced is None else traced)
-        except (RuntimeError, UserError) as error:  # no second derivative: products will say so
+        except (RuntimeError, UserError) as error:  # no second derivative: reported by the products
             logger.debug("second derivatives were not examined: %s", first_line(error))
             verdict = examination.verdict(None)
-        # A gradient that differs from the slope on purpose (straight-through) is what training follows: products are
-        # its derivatives. With checkpointing gradients are wrong at moved weights, so that differences decide nothing.
+        # A gradient that intentionally differs from the slope (straight-through) is the one used in training, and
+        # products are its derivatives. With checkpointing, gradients are wrong at moved weights, so that differences
+        # do not allow a verdict.
         if verdict.gradient is False:
             self._surrogate(examination)
         if self._refusals or (verdict.gradient is not False and not examination.faithful(verdict)):
@@ -191,7 +193,7 @@ class SecondOrder:
         self._refuse(examination, examination.culprit().wrong_product(), verdict)
 
     def _surrogate(self, examination: Examination) -> None:
-        """Warn that the gradient is not the derivative of the loss, or refuse it where a function is at fault."""
+        """Warn that the gradient is not the derivative of the loss, or refuse it if an autograd function is wrong."""
         call, mistaken = examination.culprit().wrong_gradient()
         where = "the loss" if call is None else call.description
         if mistaken:
@@ -225,13 +227,13 @@ class SecondOrder:
 
 
 class _InFloat64:
-    """The gradient and products of a traced model on the examined samples, which keep activations as in a run."""
+    """The gradient and products of a traced model on the examined samples, with tapes that are kept as in a run."""
 
     def __init__(
         self, traced: Traced, parameters: Sequence[Tensor], loss: PerSampleLoss, batch: WeightedBatch, kind: str
     ) -> None:
         self.traced = traced
-        with twice_differentiable(written_out=False):  # the traced operations see to it themselves
+        with twice_differentiable(written_out=False):  # traced operations use the formulas themselves
             self.run = TracedRun(traced, parameters, loss, kind, torch.float64)
             self.tape = self.run.record(batch)
             self.run.take(self.tape.gradient)
@@ -241,7 +243,7 @@ class _InFloat64:
         return self.gradient, self.product(vector)
 
     def product(self, vector: Tensor) -> Tensor:
-        """The product with a flat vector."""
+        """Return the product with a flat vector."""
         with twice_differentiable(written_out=False):
             self.run.push(vector)
             self.run.add(self.run.multiply(self.tape))

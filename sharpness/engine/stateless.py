@@ -1,4 +1,4 @@
-"""Call a module with other tensors in the place of its parameters and buffers."""
+"""Calls of a module with other tensors in place of its parameters and buffers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: Held while a module has other tensors. Without it, threads that use the module would put back what another one has
-#: swapped in, and one that looks whether the module is still the one that was traced would take it for another.
+#: Held while a module has other tensors. Without this lock, a thread could restore tensors that another one has swapped
+#: in, and a thread that checks whether the module is still the traced one could mistake it for another.
 SWAPPING = RLock()
 
 
 def called_with(
     module: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
 ) -> Any:
-    """Call a module with other tensors, by name, also where its own are tied; its own are back afterwards.
+    """Call a module with other tensors, by name, also if its own are tied; its own are restored afterwards.
 
-    torch's ``tie_weights`` swaps a tensor once for each name of its module: of a module that stands under two names it
-    would put back what it had swapped in, and leave the model with it.
+    torch's ``tie_weights`` swaps a tensor once for every name of its module. For a module registered under two names,
+    it would restore the swapped-in tensor and so leave it in the model.
 
     >>> layer, x = nn.Linear(1, 1, bias=False), torch.ones(1, 1)
     >>> model = nn.Sequential(layer, layer)
@@ -36,7 +36,7 @@ def called_with(
 
 
 def _everywhere(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under all names that a tied one has, but under one name of each module."""
+    """Return the tensors under all names of tied ones, but only under one name for each module."""
     places: dict[int, list[str]] = {}
     for prefix, inner in module.named_modules():
         own = (named(recurse=False, remove_duplicate=False) for named in (inner.named_parameters, inner.named_buffers))

@@ -1,4 +1,4 @@
-"""Threads: for the batches of one computation, and for independent work on one model."""
+"""Threads for the batches of one computation, and for independent tasks on one model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ R = TypeVar("R")
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], device: torch.device) -> Iterator[R]:
-    """``map(function, items)``, in order; on a CPU each call runs in a thread of its own with one thread of torch's.
+    """Yield ``map(function, items)`` in order; on a CPU, calls run in parallel, each with one of torch's threads.
 
-    A convolution of one thread needs no barriers and finds its tensors in its own core's cache. Two or more items are
-    each computed in the same way however many threads there are, so that sums in the order of the items do not depend
-    on it; a single item gets all of torch's threads.
+    A single-threaded convolution needs no barriers and finds its tensors in its core's cache. Two or more items are
+    computed in the same way whatever the number of threads, so sums in the order of the items do not depend on it. A
+    single item gets all of torch's threads.
     """
     threads = torch.get_num_threads()
     workers = min(threads, len(items)) if device.type == "cpu" else 1
@@ -47,12 +47,12 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], device: torch.dev
 
 @cache
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Threads that stay from product to product; a forked process needs its own."""
+    """Return threads that are reused by all products; a forked process needs its own."""
     return ThreadPoolExecutor(workers, "sharpness", initializer=torch.set_num_threads, initargs=(1,))
 
 
 class Here(Executor):
-    """An executor that calls at once, in the thread that submits: errors are raised there.
+    """An executor that calls a function at once, in the submitting thread, where errors are raised.
 
     >>> Here().submit(pow, 2, 3).result()
     8
@@ -65,18 +65,19 @@ class Here(Executor):
 
 
 class Stopped(BaseException):
-    """Raised inside work whose result nobody waits for any more."""
+    """Raised inside a task whose result is no longer needed."""
 
 
 class Workers(ThreadPoolExecutor):
-    """Threads that compute with one model at a time when its derivatives come from a trace, which only reads it.
+    """Threads that compute with the same model at the same time; its derivatives must come from a trace.
 
-    Whoever makes them holds the process for itself (``undisturbed``) until they are shut down, and lends them that.
-    torch's threads are divided: a product of a few images does not fill two cores, two such products do. Numbers are
-    those of a process that has as many threads as one of the workers.
+    A trace only reads the model. The creator has exclusive use of the process (``undisturbed``) until the workers are
+    shut down, and lends it to them. torch's threads are divided among the workers, because a product with a few images
+    does not keep two cores busy, but two such products do. Results are those of a process with as many threads as one
+    worker.
 
     Args:
-        number: of workers; at most one for each of torch's threads is of use.
+        number: number of workers; more than one per thread of torch is useless.
     """
 
     def __init__(self, number: int) -> None:
@@ -94,28 +95,29 @@ class Workers(ThreadPoolExecutor):
         return super().submit(work)
 
     def look(self, *_: object) -> None:
-        """Raise :class:`Stopped` in work that goes on after the rest was given up."""
+        """Raise :class:`Stopped` if the other work has been abandoned."""
         if self.stopped.is_set():
             raise Stopped
 
 
 @contextmanager
 def side_by_side(tasks: int, memory: int, possible: bool, device: torch.device) -> Iterator[Executor]:
-    """Workers for as many tasks as threads and memory allow; :class:`Here` where that is one at a time.
+    """Provide workers for as many tasks as threads and memory allow, or :class:`Here` if that is one task at a time.
+
+    An error or Ctrl-C inside the context stops running tasks at their next call of ``look``.
 
     Args:
         tasks: number of tasks.
-        memory: bytes that each of them needs beside its share of the budget of tapes.
-        possible: whether they leave the model alone.
-
-    An error, or Ctrl-C, inside the context stops the work under way at its next look.
+        memory: bytes that each task needs in addition to its share of the tape budget.
+        possible: whether the tasks leave the model unchanged.
+        device: device of the model.
     """
     number = min(tasks, torch.get_num_threads(), max(1, memory_budget(device) // max(1, memory)))
     if not possible or number < 2 or device.type != "cpu":
         yield Here()
         return
-    # Entered here, because kernels of attention are chosen for the whole process: the first worker to end would
-    # give the others back the fused ones, which have no second derivative.
+    # Entered here, because attention kernels are chosen for the whole process: the first worker to finish would restore
+    # the fused kernels for the others, and these have no second derivative.
     with twice_differentiable(written_out=False), Workers(number) as workers:
         try:
             yield workers

@@ -2,7 +2,7 @@ r"""Pearlmutter's R-operator on a traced model: one forward and backward pass pe
 
 .. code-block:: text
 
-    once per batch       forward and backward; the tape keeps inputs and output gradients of every layer
+    once per batch       forward and backward; the tape keeps the inputs and output gradients of every layer
     once per product     tangents of scales, shifts and weights from v
         for every batch      forward_tangent, loss, backward_tangent        2 + 4 of a gradient's 3 convolutions
                          tangents of the gradient by the original weights
@@ -26,7 +26,7 @@ from sharpness.engine.program import INPUT, Traced, by_sample, memory
 
 @dataclass
 class Tape:
-    """The saved activations of one batch, and its gradient, which serve every product with it."""
+    """The saved activations of one batch and its gradient, which are used by every product."""
 
     states: list[State | None]
     loss: Smooth
@@ -38,9 +38,9 @@ class Tape:
 
 
 class TracedRun:
-    """A traced model at its present weights: tapes of batches, their gradient, and products with a vector.
+    """A traced model at its current weights: tapes of batches, their gradient, and products with vectors.
 
-    A product is ``push(v)``, ``multiply`` and ``add`` for every batch, then ``pull``.
+    A product consists of ``push(v)``, ``multiply`` and ``add`` for every batch, and ``pull``.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class TracedRun:
 
         def prologue(*tensors: Tensor) -> tuple[Tensor, ...]:
             made = traced.prepare(dict(zip(sources, tensors, strict=True)))
-            return tuple(made[n] for n in order)  # not self.order: a cycle would keep the graph until it is collected
+            return tuple(made[n] for n in order)  # not self.order: a reference cycle would keep the graph alive
 
         self.prologue = Smooth([id(t) in wanted for t in traced.sources.values()], prologue)
         made, self.state = self.prologue.forward(*sources.values())
@@ -68,7 +68,8 @@ class TracedRun:
         """Record the tape of a batch: a forward pass and, for a Hessian, a backward pass.
 
         Args:
-            lean: leave out what only the gradient by direct parameters needs, which a single product does not.
+            batch: inputs, targets and weights.
+            lean: omit the gradient by direct parameters, which a single product does not need.
         """
         x, y, a = batch
         if x.ndim == 4 and self.traced.convolution_weights:
@@ -89,11 +90,11 @@ class TracedRun:
         _accumulate(self.gradients, gradient)
 
     def gradient(self) -> Tensor:
-        """The gradient of all batches so far, flat (k,), in float64."""
+        """Return the gradient of all batches so far, flat (k,), in float64."""
         return self._collect(self.prologue.backward(self.state, list(self.gradients.values())))
 
     def push(self, vector: Tensor) -> None:
-        """Start a product with v (k,): the tangents of everything that the body takes from the prologue."""
+        """Start a product with v (k,): compute the tangents of everything that the body takes from the prologue."""
         positions = [self.position.get(id(p)) for p in self.parameters]
         pieces = dict(zip(positions, split(vector.double(), self.parameters), strict=True))
         self.along = [pieces[i] if on else None for i, on in enumerate(self.prologue.active)]
@@ -103,7 +104,7 @@ class TracedRun:
             t.zero_()
 
     def multiply(self, tape: Tape) -> dict[str, Tensor]:
-        """The part of a product that one batch adds, by name."""
+        """Return the contribution of one batch to a product, by name."""
         body, result = self.traced.body, self.traced.result
         u_dot = body.forward_tangent(tape.states, self.tangents)[result]
         slope = tape.loss.forward_tangent(tape.loss_state, [u_dot])
@@ -111,7 +112,7 @@ class TracedRun:
         return body.backward_tangent(tape.states, {result: g_dot})
 
     def forms(self, tape: Tape) -> Tensor:
-        r""":math:`v' \nabla_w^2 a_i \ell_i v` of every sample of a batch, (n,), in float64; no pass is backward."""
+        r"""Return :math:`v' \nabla_w^2 a_i \ell_i v` for every sample of a batch, (n,), in float64, forward only."""
         body, result = self.traced.body, self.traced.result
         (g,) = tape.loss.slopes(tape.loss_state)
         u_dot = body.forward_tangent(tape.states, self.tangents)[result]
@@ -120,13 +121,13 @@ class TracedRun:
         total = body.bend(tape.states, self.traced.shared, len(g))
         if bent is not None:
             total = total + by_sample(bent)
-        if self.bends:  # where parameters enter the body bent, such as a product of two of them
+        if self.bends:  # if the prologue is nonlinear, such as a product of two parameters
             total = total + by_sample(g * body.forward_tangent(tape.states, self.bends)[result])
             body.bend(tape.states, (), len(g))  # frees the tangents
         return total
 
     def bend(self) -> None:
-        """Make ready for :meth:`forms` along the vector that was pushed."""
+        """Prepare :meth:`forms` along the vector given to :meth:`push`."""
         second = self.prologue.second_tangent(self.state, self.along)
         zeros = {n: torch.zeros_like(t) for n, t in self.tangents.items()}
         self.bends = {n: self._as_used(n, t) for n, t in zip(self.order, second, strict=True) if t is not None}
@@ -137,9 +138,9 @@ class TracedRun:
         _accumulate(self.changes, change)
 
     def pull(self, first: bool) -> Tensor:
-        """Finish a product: flat (k,), in float64."""
+        """Finish a product and return it, flat (k,), in float64."""
         # The second derivatives of the prologue need the gradient of all batches, which the first product only has at
-        # its end: its tangents are made once more with that gradient in the state.
+        # its end: its tangents are computed once more with that gradient in the state.
         if first and self.kind == "hessian":
             self.prologue.backward(self.state, list(self.gradients.values()))
             self.prologue.forward_tangent(self.state, self.along)

@@ -1,19 +1,19 @@
-r"""Tracing: from a module to the programs that the engine runs.
+r"""Tracing: conversion of a module to the programs that the engine runs.
 
-A module is traced by ``torch.fx`` and split in two: a *prologue* of what depends on parameters alone, run once per
-product, and a *body* that runs on every batch. BatchNorm in eval mode is folded: with ``s = gamma / sigma`` and
-``t = beta + s (b - mu)`` from the prologue,
+A module is traced by ``torch.fx`` and split in two: a *prologue* of values that only depend on parameters, which runs
+once per product, and a *body*, which runs on every batch. BatchNorm in eval mode is folded: with ``s = gamma / sigma``
+and ``t = beta + s (b - mu)`` from the prologue,
 
 .. code-block:: text
 
     BN(x * w + b) = x * (s w) + t
 
-is one operation with a convolution's cost, smooth in the original parameters, so that derivatives by them stay exact
-and the element-wise work of BatchNorm is gone from every batch. A BatchNorm that follows no convolution becomes
-``s x + t``.
+is a single operation with the cost of a convolution. It is smooth in the original parameters, so derivatives by them
+remain exact, and no batch needs the element-wise operations of BatchNorm. A BatchNorm that does not follow a
+convolution becomes ``s x + t``.
 
-Convolutions, linear layers, ReLU and sums have explicit rules; every other node of the graph is a
-``Smooth`` one. Values no parameter in scope reaches are constants.
+Convolutions, linear layers, ReLU and sums have explicit rules; every other node of the graph becomes a ``Smooth``
+operation. Values that do not depend on a parameter in scope are constants.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from sharpness.errors import shown
 
 
 def first_line(error: BaseException) -> str:
-    """The type and the first line of an exception, as ``Type: message``."""
+    """Return the type and the first line of an exception, as ``Type: message``."""
     return shown(f"{type(error).__name__}: {str(error)}".splitlines()[0].rstrip(": "), 160)
 
 
 def structure(module: nn.Module) -> list[Any]:
-    """The parts of a module that a trace is valid for: submodules, their tensors and hooks, and plain attributes.
+    """Return the parts of a module on which a trace depends: submodules, their tensors and hooks, plain attributes.
 
-    Single numbers among the buffers count as attributes: a forward pass may branch on them.
+    Buffers with a single number count as attributes, because a forward pass may branch on them.
     """
     plain = (bool, int, float, str)
-    # Another thread may have other tensors in a layer for a call of it, which would pass for a changed model.
+    # During a call in another thread, a layer may have other tensors, which would look like a changed model.
     with SWAPPING:
         return [
             (
@@ -64,12 +64,13 @@ def trace(module: nn.Module, sample: Tensor, in_scope: Sequence[Tensor]) -> Trac
     """Trace a module in eval mode.
 
     Args:
-        sample: a few inputs, from which it is learned what a parameter reaches.
-        in_scope: the parameters that derivatives are taken by.
+        module: the module.
+        sample: a few inputs, used to find the values that depend on parameters in scope.
+        in_scope: parameters to differentiate by.
 
     Raises:
-        Untraceable: control flow that depends on data, values changed in place that are used elsewhere, outputs that
-            are no tensor.
+        Untraceable: control flow depends on data, values that are used elsewhere are changed in place, or the output is
+            not a tensor.
     """
     try:
         graph = _graph(module)
@@ -82,7 +83,7 @@ def trace(module: nn.Module, sample: Tensor, in_scope: Sequence[Tensor]) -> Trac
 
 
 def _graph(module: nn.Module) -> fx.Graph:
-    """The graph that torch.fx records of a call; ``nn.Module``, which it patches process-wide, is always restored."""
+    """Return the graph that torch.fx records; ``nn.Module``, which it patches process-wide, is always restored."""
     with interrupts_held():
         before = nn.Module.__call__, nn.Module.__getattr__
     try:
@@ -93,7 +94,7 @@ def _graph(module: nn.Module) -> fx.Graph:
 
 
 class _Tracer(fx.Tracer):
-    """A tracer that records the calls of its own thread; those of other threads run as usual."""
+    """A tracer that only records calls of its own thread; calls of other threads run normally."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Isolation of computations: one at a time in a process, without the caller's autocast or random state.
 
-Tracing, ``functional_call`` and moved weights change modules for a while, which another thread must not see; a
+Tracing, ``functional_call`` and moved weights change modules temporarily, which other threads must not see. The
 caller's autocast would round the results.
 """
 
@@ -19,7 +19,7 @@ import torch
 
 from sharpness.generators import generators_kept
 
-#: Kinds of devices that have an autocast of their own.
+#: Types of devices that have their own autocast.
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 _lock = threading.RLock()
 _local = threading.local()
@@ -28,7 +28,7 @@ _default: ContextVar[torch.device | None] = ContextVar("default device", default
 
 @contextmanager
 def lent() -> Iterator[None]:
-    """Let this thread work in the turn of the one that waits for it: :func:`undisturbed` excludes it no longer."""
+    """Let this thread work on behalf of a waiting thread that is ``undisturbed``, without taking the lock."""
     _local.lent = True
     try:
         yield
@@ -41,7 +41,7 @@ def undisturbed(kept: bool = True) -> Iterator[None]:
     """Exclude other threads, the caller's autocast, default device and compiler; may be nested. Also a decorator.
 
     Args:
-        kept: put the global generators of random numbers back at the end, from which a model or data may have drawn.
+        kept: restore the global random number generators at the end, because a model or data may have drawn from them.
 
     >>> with torch.autocast("cpu", torch.bfloat16), undisturbed():
     ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
@@ -59,7 +59,7 @@ def undisturbed(kept: bool = True) -> Iterator[None]:
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Switch off autocast, and restore it afterwards."""
+    """Disable autocast, and restore it afterwards."""
     with ExitStack() as stack:
         for device in DEVICES:
             if torch.is_autocast_enabled(device):
@@ -69,8 +69,8 @@ def without_autocast() -> Iterator[None]:
 
 @contextmanager
 def _uncompiled() -> Iterator[None]:
-    """Run what the caller gave to ``torch.compile`` as it was written: compiled code has no second derivative."""
-    dynamo = sys.modules.get("torch._dynamo")  # loaded by the first torch.compile, at a second's cost
+    """Run compiled functions of the caller eagerly, because compiled code has no second derivative."""
+    dynamo = sys.modules.get("torch._dynamo")  # imported by the first torch.compile, which takes a second
     if dynamo is None or getattr(_local, "lent", False):
         yield
         return
@@ -80,7 +80,7 @@ def _uncompiled() -> Iterator[None]:
 
 @contextmanager
 def _made_on_the_cpu() -> Iterator[None]:
-    """Make tensors on the CPU where no device is named, whatever ``torch.set_default_device`` says."""
+    """Create tensors without a stated device on the CPU, whatever ``torch.set_default_device`` says."""
     usual = torch.get_default_device()
     if usual.type == "cpu":
         yield
@@ -95,14 +95,14 @@ def _made_on_the_cpu() -> Iterator[None]:
 
 
 def default_device() -> AbstractContextManager[Any]:
-    """The caller's default device again, for code of the caller's own: a model may rely on it."""
+    """Return a context with the caller's default device, for the caller's own code: a model may rely on it."""
     device = _default.get()
     return nullcontext() if device is None else torch.device(device)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generator, and restore it afterwards; one thread at a time.
+    """Seed torch's global CPU generator, and restore it afterwards; excludes other threads.
 
     >>> before = torch.get_rng_state()
     >>> with seeded(1):
@@ -119,7 +119,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Delay Ctrl-C to the end of a few lines that must not stop halfway; only the main thread receives it at all."""
+    """Delay Ctrl-C until the end of a few lines that must not be interrupted; only the main thread receives it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -134,7 +134,7 @@ def interrupts_held() -> Iterator[None]:
 
 
 def _renew() -> None:
-    """Replace the lock in a forked process, which has none of the threads that may have held it."""
+    """Replace the lock in a forked process: the thread that may have held it does not exist there."""
     global _lock
     _lock = threading.RLock()
 

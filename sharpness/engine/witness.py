@@ -1,17 +1,17 @@
-r"""Verification of first and second derivatives by finite differences, which never serve as products themselves.
+r"""Verification of first and second derivatives by finite differences, which are never used as products themselves.
 
-Along a direction v, with a step h so small that the third derivative and, mostly, kinks do not matter in float64:
+Along a direction v, with a step h so small that the third derivative, and mostly also kinks, do not matter in float64:
 
 .. math::
 
     v' \nabla f \approx \frac{f(w + hv) - f(w - hv)}{2h}, \qquad
     \nabla^2 f \, v \approx \frac{\nabla f(w + hv) - \nabla f(w - hv)}{2h}.
 
-Where an answer differs from these, or the two sides of w from each other, they are taken at h / 2 as well. Where the
-two steps or the two sides disagree a kink lies between the points, at w itself if on one side alone, and there is no
-verdict: another direction and another step are tried. Nor is there one on
-second derivatives where the gradient is not the slope of f at this very step: straight-through estimators, detached
-values, and functions that round to fewer digits than float64 has.
+If a derivative differs from these, or if the two sides of w differ from each other, the differences are also taken at
+h / 2. If the two steps or the two sides disagree, there is a kink between the points (at w itself if on one side only)
+and therefore no verdict: another direction and another step are tried. There is no verdict on second derivatives
+either if the gradient is not the slope of f at this step: straight-through estimators, detached values, and functions
+that round to fewer digits than float64 has.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from torch import Tensor
 
 from sharpness.engine.double_backward import flat, hvp_sum, split, twice_differentiable
 
-#: Steps relative to the size of every tensor. One of 1e-7 crosses a kink of one in ten million units, of which a few
-#: images in a convolutional network have some, so that smaller ones come first.
+#: Steps relative to the size of every tensor. A step of 1e-7 crosses a kink in one of ten million units, and a few
+#: images have that many units in a convolutional network; therefore smaller steps come first.
 STEPS = (1e-8, 1e-9, 1e-7, 1e-8, 1e-9)
-#: Looks that must agree on a verdict.
+#: Number of looks that must agree on a verdict.
 LOOKS = 2
-#: Relative errors of slopes and of products that are no rounding.
+#: Relative errors of slopes, products and symmetry that cannot be rounding.
 SLOPE, PRODUCT, SKEW = 1e-4, 1e-4, 1e-3
 EPS = torch.finfo(torch.float64).eps
 
@@ -43,9 +43,9 @@ class Verdict:
     """The result of an examination; None where there is no verdict.
 
     Attributes:
-        gradient: true if the gradient is the derivative of the function.
-        product: true if products with the Hessian are derivatives of the gradient.
-        symmetric: true if ``a'Hb = b'Ha``.
+        gradient: whether the gradient is the derivative of the function.
+        product: whether products with the Hessian are derivatives of the gradient.
+        symmetric: whether ``a'Hb = b'Ha``.
         error: relative error of the worst product.
     """
 
@@ -57,10 +57,16 @@ class Verdict:
 
 @dataclass
 class Look:
-    """Differences along one direction, in coordinates relative to the size of each tensor, so that all count alike.
+    """Differences along one direction, in coordinates relative to the size of each tensor, for equal importance.
 
     Attributes:
-        halved: makes slope and difference at half the step; None once they are part of the doubt.
+        direction: the direction v.
+        slope: the slope of the function by differences.
+        slope_right: whether the gradient agrees with the slope; None without a verdict.
+        difference: the difference of gradients.
+        doubt: uncertainty of every entry of ``difference``.
+        noise: bound on the rounding error of ``difference``.
+        halved: function that computes slope and difference at half the step; None once ``doubt`` includes them.
     """
 
     direction: Tensor
@@ -76,9 +82,9 @@ class Witness:
     """Examine the derivatives of a function of float64 tensors at a point.
 
     Args:
-        value: tensors to a scalar, differentiable.
+        value: differentiable function from tensors to a scalar.
         at: the point.
-        magnitude: sum of the absolute terms of the scalar, which bounds its rounding.
+        magnitude: sum of the absolute values of the scalar's terms, which bounds its rounding error.
     """
 
     def __init__(self, value: Value, at: Sequence[Tensor], magnitude: float) -> None:
@@ -94,11 +100,11 @@ class Witness:
         return bool(self.gradient.isfinite().all()) and abs(self.f) < float("inf")
 
     def verdict(self, product: Product | None, first: Tensor | None = None) -> Verdict:
-        """The verdict on the gradient and on a product.
+        """Return the verdict on the gradient and on a product.
 
         Args:
-            product: Hessian times a flat vector; None for the gradient alone.
-            first: what ``product`` gives for :meth:`first_vector`, where that is known.
+            product: function from a flat vector to the product with the Hessian; None for the gradient alone.
+            first: the product with :attr:`first_vector`, if it is known.
         """
         if not self.finite or not self.scale.numel():
             return Verdict(None, None, True)
@@ -108,8 +114,8 @@ class Witness:
         error = 0.0
         for i in range(len(STEPS)):
             look = self.look(i)
-            # Products are compared only where the slope is right, but two are made in any case: symmetry needs no
-            # differences.
+            # Products are only compared if the slope is right, but two are always made, because the test of symmetry
+            # needs no differences.
             if look.slope_right is not None:
                 slopes.append(look.slope_right)
             if product is not None and (slopes.count(False) < LOOKS or len(made) < 2):
@@ -128,11 +134,11 @@ class Witness:
 
     @property
     def first_vector(self) -> Tensor:
-        """The vector of the first product that a verdict asks for."""
+        """The vector of the first product in a verdict."""
         return self.scale * self._random(0)
 
     def look(self, i: int) -> Look:
-        """Look number i: along random directions, every second one turned towards the curvature that was seen."""
+        """Return look number i. Directions are random, every second one turned towards the curvature found before."""
         while len(self._looks) <= i:
             self._looks.append(self._look(len(self._looks)))
         return self._looks[i]
@@ -168,7 +174,7 @@ class Witness:
         return torch.randn(len(self.scale), generator=generator, dtype=torch.float64).to(self.scale.device)
 
     def _halve(self, look: Look) -> float:
-        """Take the doubt at half the step into account, and return the slope there."""
+        """Include the difference at half the step in the doubt, and return the slope there."""
         assert look.halved is not None
         slope, difference = look.halved()
         look.halved = None
@@ -176,7 +182,7 @@ class Witness:
         return slope
 
     def _compare(self, look: Look, found: Tensor) -> tuple[float, bool | None]:
-        """Relative error of a product in its worst tensor, and the verdict: right, wrong, or None if in doubt."""
+        """Return the relative error of a product in its worst tensor, and whether it is right; None if in doubt."""
         worst = self._off(look, found)
         if worst and look.halved is not None:
             self._halve(look)
@@ -186,7 +192,7 @@ class Witness:
         return 0.0, True if float(look.doubt.norm()) <= 1e-3 * float(look.difference.norm()) + look.noise else None
 
     def _off(self, look: Look, found: Tensor) -> float:
-        """Relative error of a product in its worst tensor; 0 where none differs by more than the doubt."""
+        """Return the relative error of a product in its worst tensor; 0 if no tensor differs by more than the doubt."""
         doubt, worst = float(look.doubt.norm()), 0.0
         for d, p, u in zip(*(split(t, self.at) for t in (look.difference, found, look.doubt)), strict=True):
             off, size = float((d - p).norm()), max(float(d.norm()), float(p.norm()))
@@ -207,7 +213,7 @@ class Witness:
 
 
 def double_backward(value: Value, at: Sequence[Tensor]) -> Product:
-    """Products with the Hessian of a function of tensors by autograd."""
+    """Return the function for products with the Hessian of a function of tensors, by autograd."""
     leaves = [t.detach().requires_grad_() for t in at]
     one = torch.ones((), dtype=torch.float64)
 
@@ -218,7 +224,7 @@ def double_backward(value: Value, at: Sequence[Tensor]) -> Product:
 
 
 def _agreed(votes: Sequence[bool]) -> bool | None:
-    """The majority, but False only from ``LOOKS`` votes on: a single one may be a coincidence."""
+    """Return the majority, but False only from ``LOOKS`` votes on, because a single one may be a coincidence."""
     if votes.count(False) >= LOOKS:
         return False
     return True if votes.count(True) > votes.count(False) else None
