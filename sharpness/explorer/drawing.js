@@ -1,5 +1,5 @@
-// What the explorer draws with: elements, numbers as text, colours, ticks, surfaces on a canvas, curves as SVG. Nothing here
-// knows of results.
+// Drawing functions of the explorer: elements, numbers as text, colours, ticks, surfaces on a canvas, curves as SVG.
+// They do not depend on results.
 
 const CIVIDIS = [
   [0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115], [138, 134, 120], [165, 156, 116],
@@ -78,7 +78,7 @@ export function ticks(low, high, wanted = 5) {
   return found;
 }
 
-/** Paint bands of a surface, values (y.length, x.length), into `image`, with a darker line between two of them. */
+/** Paint bands of a surface, values (y.length, x.length), into `image`, with darker lines between bands. */
 export function paint(image, x, y, values, band, shade, dense) {
   const { width, height } = image;
   const nx = x.length;
@@ -118,7 +118,7 @@ export function paint(image, x, y, values, band, shade, dense) {
   }
 }
 
-/** Stroke a path twice, in black and narrower in a colour, so that it shows on any ground. */
+/** Stroke a path twice, in black and narrower in a colour, so that it is visible on any background. */
 export function outlined(context, width, color, path) {
   for (const [wide, stroke] of [[2 * width, "#000"], [width, color]]) {
     context.lineWidth = wide;

@@ -1,14 +1,14 @@
 // The explorer of saved results: class bars, plane, spectrum and owners of one model, linked. The page and the Jupyter
-// widget run this module alone. Texts of result files become text nodes, never markup.
+// widget run the same module. Texts of result files become text nodes, never markup.
 
 import { chart, extent, format, h, nearest, outlined, paint, percent, ramp, readable, unpack } from "./drawing.js";
 
 const ROW = 26; // height of a row of the list, in pixels
-const OWNERS = 8; // classes that the table of owners shows, beside the chosen one
+const OWNERS = 8; // classes in the table of owners, in addition to the chosen one
 
 let instances = 0;
 
-/** Build an explorer in `root` of `data`, what `sharpness.explorer.payload` returns; `changed` hears of every choice. */
+/** Build an explorer of `data`, from `sharpness.explorer.payload`, in `root`; `changed` is called on every choice. */
 export function explore(root, data, changed = () => {}) {
   const id = `sharpness-${++instances}`;
   const groups = Object.keys(data.groups);
@@ -26,10 +26,10 @@ export function explore(root, data, changed = () => {}) {
     training: 0, quantity: 0, row: 0, point: null, levels: 12, order: "sharp", search: "", plane: 0, surface: "loss", scale: "all",
   };
   const planesOf = (t) => data.planes.filter((plane) => plane.of[t]);
-  // A first training that has a plane shows more than one without.
+  // Start with a training that has a plane, if there is one.
   state.training = Math.max(0, data.trainings.findIndex((_, t) => planesOf(t).length));
 
-  // --- what is chosen
+  // --- current choice
 
   const plane = () => planesOf(state.training)[state.plane] ?? planesOf(state.training)[0];
   const landscape = () => plane()?.of[state.training];
@@ -46,7 +46,7 @@ export function explore(root, data, changed = () => {}) {
     return atPoint("loss", row) - (state.surface === "rise" ? base(row) : 0);
   };
 
-  // The quantity of the bars: one that was measured, or the surface at the chosen point.
+  // The quantity of the bars: a measure, or the surface at the chosen point.
   function bars() {
     if (state.quantity === "point" && state.point && landscape()) {
       const words = { loss: "loss", rise: "rise of the loss", accuracy: "accuracy" }[state.surface];
@@ -67,7 +67,7 @@ export function explore(root, data, changed = () => {}) {
     };
   }
 
-  // Rows of the list: everything and groups first, then the classes that the search leaves.
+  // Rows of the list: all samples and groups first, then the classes that match the search.
   function listed(shown) {
     const wanted = state.search.trim().toLowerCase();
     let classes = data.classes.map((_, c) => first + c);
@@ -208,7 +208,7 @@ export function explore(root, data, changed = () => {}) {
 
   function update(changes) {
     Object.assign(state, changes);
-    // Points are numbers of cells, and mean the same on planes of one grid alone.
+    // Points are indices of cells, which only agree between planes with the same grid.
     if (state.point && plane()) {
       state.point = [Math.min(state.point[0], plane().x.length - 1), Math.min(state.point[1], plane().y.length - 1)];
     }
@@ -296,7 +296,7 @@ export function explore(root, data, changed = () => {}) {
     }
     if (state.point) quantities.unshift(["point", `${state.surface} at the chosen point`]);
     fill(quantityBox[1], quantities.length ? quantities : [[0, "none here"]], state.quantity);
-    // A thousand options are built once.
+    // Built once, because there may be a thousand options.
     if (rowBox[1].length !== names.length) fill(rowBox[1], names.map((_, row) => [row, describe(row)]), state.row);
     rowBox[1].value = String(state.row);
     const surfaces = [["loss", "loss"], ["rise", "rise above the unperturbed loss"]];
@@ -314,7 +314,7 @@ export function explore(root, data, changed = () => {}) {
     const shown = bars();
     barsTitle.textContent = shown ? `Classes: ${shown.title}` : "Classes";
     const rows = listed(shown);
-    // One scale for all rows, whatever the search leaves.
+    // One scale for all rows, whatever the search.
     const every = [...names.keys()];
     const values = shown ? every.flatMap((row) => [shown.value(row), shown.low(row), shown.high(row), shown.mark(row)]) : [];
     const own = extent(shown ? every.map(shown.value) : []);
@@ -342,7 +342,7 @@ export function explore(root, data, changed = () => {}) {
   function drawRows() {
     const { rows, shown, place, log, zero } = view;
     const seen = Math.ceil((list.clientHeight || 480) / ROW);
-    // The rows that were drawn before may still hold the list open further down than it now reaches.
+    // The scroll position may still be that of a longer list.
     const from = Math.max(0, Math.min(Math.floor(list.scrollTop / ROW), rows.length - seen) - 4);
     const to = Math.min(rows.length, from + seen + 8);
     const drawn = [];
@@ -406,7 +406,7 @@ export function explore(root, data, changed = () => {}) {
     const [nx, ny] = [x.length, y.length];
     const words = { loss: "Loss", rise: "Rise of the loss", accuracy: "Accuracy" }[state.surface];
     planeTitle.textContent = `${words} of ${describe(state.row)}, ${data.trainings[state.training].model}`;
-    // Levels are those of all models unless told, so that two of them can be compared.
+    // By default, levels are common to all models, so that models can be compared.
     const all = (state.scale === "all" ? Object.values(plane().of) : [landscape()]).filter((one) => state.surface !== "accuracy" || one.accuracy);
     const ranges = all.map((one) => extent(surfaceOf(one, state.row)));
     const low = Math.min(...ranges.map((r) => r.low));
@@ -488,7 +488,7 @@ export function explore(root, data, changed = () => {}) {
     const here = data.spectra.filter((one) => one.of[state.training]);
     spectrumSection.hidden = !here.length;
     if (!here.length) return;
-    // Where the chosen row has no spectrum: of its rarest class that has one, or of all samples.
+    // If the chosen row has no spectrum, that of its rarest class with one is shown, or that of all samples.
     const known = [...new Set(here.flatMap((one) => Object.keys(one.of[state.training])))].map(Number);
     const fitting = known.filter((row) => row >= first && (state.row === 0 || groupOf[row] === names[state.row]));
     const rarest = fitting.reduce((a, b) => (a < 0 || data.samples[b] <= data.samples[a] ? b : a), -1);
@@ -593,7 +593,7 @@ export function explore(root, data, changed = () => {}) {
   }
 
   draw();
-  // A canvas is as sharp as its place is wide.
+  // Draw canvases again when their width changes, to keep them sharp.
   let width = 0;
   const observer = new ResizeObserver(() => {
     if (Math.abs(root.clientWidth - width) < 2) return;

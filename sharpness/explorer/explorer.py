@@ -11,7 +11,7 @@ from sharpness.explorer.page import module, style, write_page
 from sharpness.explorer.payload import payload_of
 from sharpness.results.collected import collect
 
-#: The title of results that come from no folder.
+#: The title for results that are not from a folder.
 TITLE = "Results of sharpness"
 
 
@@ -23,7 +23,7 @@ class Explorer:
         title: heading.
 
     Attributes:
-        payload: what is shown, as plain values.
+        payload: the shown content, as plain values.
     """
 
     def __init__(self, results: Any, title: str) -> None:

@@ -1,4 +1,4 @@
-"""The explorer as one HTML file, which opens without a network and can reach none."""
+"""The explorer as one HTML file, which works offline and cannot access a network."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ body {{ margin: 0; }}
 
 
 def module() -> str:
-    """The JavaScript module that the page and the widget run: one text, because neither has where to import from."""
+    """The JavaScript module of the page and the widget: one text, because neither can import other files."""
     return _read("drawing.js") + re.sub(r"^import .*\n", "", _read("explorer.js"), flags=re.MULTILINE)
 
 
 def style() -> str:
-    """Its style sheet."""
+    """The style sheet of the page and the widget."""
     return _read("explorer.css")
 
 
@@ -53,10 +53,10 @@ def _read(name: str) -> str:
 
 
 def page_of(payload: dict[str, Any]) -> str:
-    """The whole page of a payload.
+    """The page of a payload.
 
-    No text of a result can end the element that holds the data, and nothing but the module can run: the policy names
-    its digest, and forbids every address.
+    No text of a result can close the element that holds the data, and only the module can run: the content security
+    policy contains its digest, and forbids all network access.
     """
     code = module() + START
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
@@ -67,7 +67,7 @@ def page_of(payload: dict[str, Any]) -> str:
 
 
 def embedded(value: Any) -> str:
-    r"""JSON that can stand in a ``script`` element, whatever texts it holds.
+    r"""JSON that is safe inside a ``script`` element, whatever texts it contains.
 
     >>> embedded(["</script><b>"])
     '["\\u003c/script>\\u003cb>"]'
@@ -76,7 +76,7 @@ def embedded(value: Any) -> str:
 
 
 def write_page(payload: dict[str, Any], path: str | Path) -> Path:
-    """Write that page, whole or not at all."""
+    """Write the page of a payload (atomically)."""
     path, text = Path(path), page_of(payload)
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return path

@@ -1,4 +1,4 @@
-"""Plain values and arrays in single precision of collected results, for the explorer to show."""
+"""Content of the explorer: plain values of collected results, and arrays in single precision."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from sharpness.results.estimates import Subset
 from sharpness.results.landscape import Landscape
 from sharpness.results.same import require_equal
 
-#: The name and version of what :func:`payload_of` returns.
+#: Name and version of the format that :func:`payload_of` returns.
 SCHEMA = "sharpness.explorer/1"
-#: Radii of a random perturbation that are offered as quantities.
+#: Maximum number of radii of a random perturbation that are offered as quantities.
 RADII = 12
 
 
 def payload_of(collections: Sequence[Collection], title: str) -> dict[str, Any]:
-    """The values of an explorer: rows (all samples, groups, classes), trainings, and what is known of them.
+    """The content of an explorer: rows (all samples, groups, classes), trainings, and their numbers.
 
-    Arrays have the rows first, and are base64 of little-endian single precision.
+    The first dimension of arrays is that of the rows; arrays are base64 of little-endian single precision.
 
     Raises:
-        UserError: results of different classes or groups, or nothing of classes at all.
+        UserError: results of different classes or groups, or no results for classes.
     """
     shown = [c for c in collections if not _grouped(c) and not issubclass(c.kind, LayerResult)]
     if not shown:
@@ -55,7 +55,7 @@ def payload_of(collections: Sequence[Collection], title: str) -> dict[str, Any]:
     number = {pair: t for t, pair in enumerate(trainings)}
     found: dict[str, list[Any]] = {"quantities": [], "planes": [], "lines": [], "spectra": [], "owners": []}
     kinds = [c.kind for c in shown]
-    # Two tables of one kind, such as of train and test images, are told apart by the names of their files.
+    # Tables of one kind, such as of train and test images, are distinguished by the names of their files.
     for c in shown:
         several = f"{c.name}: " if kinds.count(c.kind) > 1 else ""
         of: dict[int, Any] = {number[one.label, one.run]: one.result for one in _members(c)}
@@ -87,7 +87,7 @@ def packed(values: Any) -> dict[str, Any]:
     >>> packed([[1.0, float("nan")]])
     {'shape': [1, 2], 'data': 'AACAPwAAwH8='}
     """
-    with np.errstate(over="ignore"):  # a loss beyond single precision is shown as infinite
+    with np.errstate(over="ignore"):  # losses beyond single precision are shown as infinite
         array = np.ascontiguousarray(np.asarray(values), dtype="<f4")
     return {"shape": list(array.shape), "data": base64.b64encode(array.tobytes()).decode()}
 
@@ -105,12 +105,12 @@ def _source(c: Collection) -> str:
 
 
 def _grouped(c: Collection) -> bool:
-    """True for results whose rows are groups, in the place of classes."""
+    """True for results whose rows are groups instead of classes."""
     return bool(_first(c).provenance.get("rows") == "groups")
 
 
 def _numbers(result: Result, name: str, rows: Sequence[Subset]) -> np.ndarray:
-    """Value and ends of the interval (3, S, ...), NaN for rows that the result has not."""
+    """Value and ends of the interval (3, S, ...); NaN for rows that the result lacks."""
     found: list[Any] = []
     for row in rows:
         try:
@@ -123,7 +123,7 @@ def _numbers(result: Result, name: str, rows: Sequence[Subset]) -> np.ndarray:
 
 
 def _quantities(prefix: str, of: dict[int, Any], rows: Sequence[Subset]) -> list[dict[str, Any]]:
-    """Every measure of results, and of one that depends on a radius, its values at some of the radii."""
+    """Every measure of the results; one that depends on a radius is listed at some of the radii."""
     quantities = []
     for name in dict.fromkeys(name for result in of.values() for name in result):
         having = {t: result for t, result in of.items() if name in tuple(result)}
@@ -184,7 +184,7 @@ def _landscapes(name: str, of: Mapping[int, Landscape], rows: Sequence[Subset]) 
 
 
 def _spectra(name: str, of: dict[int, Any], rows: Sequence[Subset]) -> dict[str, Any]:
-    """Densities, or eigenvalues, of every row that has them, by its number."""
+    """Densities, or eigenvalues, of every row that has them, by the number of the row."""
     kept: dict[str, Any] = {}
     for t, result in of.items():
         each: dict[str, Any] = {}
@@ -222,7 +222,7 @@ def _owners(name: str, of: dict[int, OwnersResult]) -> dict[str, Any]:
 
 
 def _notes(shown: Sequence[Collection]) -> list[str]:
-    """A line for every collection with the settings of its numbers."""
+    """One line for every collection, with the settings of its numbers."""
     lines = []
     for c in shown:
         told = _first(c).provenance

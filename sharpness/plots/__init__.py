@@ -1,4 +1,4 @@
-"""Drawing, from plain arrays: every function takes numbers and Axes, and returns the Axes."""
+"""Plotting from plain arrays: every function takes numbers and Axes, and returns the Axes."""
 
 from sharpness.plots.bars import plot_class_values
 from sharpness.plots.characteristic_radius import BoundCurve, plot_agreement, plot_bound, plot_bound_panels, plot_radii

@@ -31,7 +31,7 @@ from sharpness.plots.style import PAGE, colors_of, marker, new_axes, style
 from sharpness.plots.trainings import draw_trainings, trainings_key
 
 Values = Mapping[str, np.ndarray]
-#: More classes than these are drawn by quantiles over neighbours, in so many blocks of them, and so many are named.
+#: With more classes than CROWD, quantiles over BLOCKS blocks of neighbours are drawn, and NAMED classes are named.
 CROWD, BLOCKS, NAMED = 200, 25, 10
 
 
@@ -39,14 +39,13 @@ class ValueOptions(TextOptions, total=False):
     """Errors, trainings and counts of a picture of classes.
 
     Attributes:
-        intervals: ``{label: (2, C)}`` lower and upper ends of intervals of 95 %, which bars show; they may leave the
-            picture where they are longer than all values together. On a logarithmic axis an end at zero or below is
-            an arrow.
-        trainings: ``{label: (S, C)}`` of models that were trained several times: a pale bar of one standard deviation
-            around their mean, which is the value, or on a logarithmic axis of their range, and a dot for each.
+        intervals: ``{label: (2, C)}`` lower and upper ends of 95 % intervals, drawn as bars, which are cut off if they
+            are much longer than the range of the values. On a logarithmic axis, an end at zero or below is an arrow.
+        trainings: ``{label: (S, C)}`` of models that were trained several times: a dot for each training, and a pale
+            bar of one standard deviation around the mean, which is the value; on a logarithmic axis, of the range.
         flags: ``{label: (C,)}``, True for a value that is not converged: an open marker, which the legend explains.
         counts: (C,) training images, written below the names.
-        xlabel: of the classes; by default it says how they are ordered, or what the counts are.
+        xlabel: label of the class axis; by default it states the order, or the meaning of the counts.
     """
 
     intervals: Values | None
@@ -59,12 +58,12 @@ class ClassOptions(ValueOptions, AxisOptions, total=False):
     """Options of :func:`plot_class_values`.
 
     Attributes:
-        over: what the intervals are over, for the legend.
-        bounds: of what the values can be, such as (0, 1) of accuracies: bars of a spread end there.
+        over: the source of variation of the intervals, for the legend.
+        bounds: range of possible values, such as (0, 1) for accuracies: bars of a spread end there.
         doubtful: ``{label: (C,)}``, True for a value within two errors of zero: a white dot in its marker.
         floor: values below it are drawn on it as open markers.
-        linthresh: the axis is linear between minus this and this, and logarithmic beyond; bars may leave it.
-        keys: more entries of the legend, such as for what other panels show.
+        linthresh: the axis is linear between minus this and this, and logarithmic beyond; bars may exceed its limits.
+        keys: additional entries of the legend, such as for marks in other panels.
     """
 
     over: Annotated[str, Default("")]
@@ -81,12 +80,12 @@ def plot_class_values(
 ) -> Axes:
     """Draw ``{label: (C,)}``: classes side by side, the models of a class next to each other.
 
-    With more than 30 classes the points become a line per model, and error bars a band. With more than 200 the line is
-    the median of blocks of neighbouring classes, the band has 90 % of them, and the ten largest values are named.
+    With more than 30 classes, the points become a line per model, and error bars a band. With more than 200, the line
+    is the median of blocks of neighbouring classes, the band holds 90 % of them, and the ten largest values are named.
 
     Args:
-        values: a value per class; what is not finite is left out.
-        names: (C,) of the classes, in the order of the values.
+        values: a value per class; those that are not finite are left out.
+        names: (C,) names of the classes, in the order of the values.
         options: see :class:`ClassOptions`.
     """
     many = len(names) > MANY
@@ -100,12 +99,12 @@ def plot_class_values(
         for label, v in values.items():
             points.draw(label, v, "-", flags.get(label), doubtful.get(label), trainings.get(label))
         if linthresh is not None:
-            set_symlog(ax, "y", linthresh)  # by the values alone: bars that reach across zero would take up most of it
+            set_symlog(ax, "y", linthresh)  # limits from the values: bars across zero would take up most of the axis
         elif options["log"]:
             set_log(ax, "y", values.values())
         if floor is not None:
             ax.set_ylim(bottom=floor)
-        # Only now: on a logarithmic axis bars are cut at the limits, which are those of the values.
+        # After the limits are set by the values, because on a logarithmic axis bars are cut at them.
         for label, ends in (intervals or {}).items():
             points.draw_intervals(label, ends)
         if not log_axis and intervals is not None:
@@ -119,18 +118,18 @@ def plot_class_values(
         if options["legend"]:
             explained = trainings_key(trainings.values(), not many, log_axis)
             explained = [*explained, *options["keys"], *points.keys(options["over"])]
-            # By label, because a panel's own entries may stand among those of other panels.
+            # By label, because entries for other panels may repeat those of this one.
             legend_above(ax, title, list({str(key.get_label()): key for key in explained}.values()))
     return ax
 
 
 class ClassPoints:
-    """Artist for the models of every class, side by side, which also collects the entries of the legend.
+    """Drawer of the models of every class, side by side, which also collects the entries of the legend.
 
     Args:
-        labels: of the models.
-        classes: how many there are.
-        floor, bounds, log: of :func:`plot_class_values`.
+        labels: labels of the models.
+        classes: number of classes.
+        floor, bounds, log: as in :func:`plot_class_values`.
     """
 
     def __init__(
@@ -161,7 +160,7 @@ class ClassPoints:
         trainings: np.ndarray | None = None,
         named: bool = True,
     ) -> None:
-        """Draw the values (C,) of a model as markers, or as a ``line`` of many classes; ``named`` is in the legend."""
+        """Draw the values (C,) of a model as markers, or for many classes as a ``line``; in the legend if ``named``."""
         at, sign = self.places[label], marker(self.labels.index(label))
         look: dict[str, Any] = {"color": self.colors[label], "markersize": self.size}
         if self.crowd:  # a thousand markers or error bars would be noise
@@ -181,7 +180,7 @@ class ClassPoints:
             self.ax.plot(at[below], np.full(below.sum(), self.floor), sign, clip_on=False, **look, **OPEN)
 
     def _draw_blocks(self, label: str, values: np.ndarray, line: str, named: bool) -> None:
-        """Draw the median of every block of neighbouring classes, and a band with 90 % of them."""
+        """Draw the median of every block of neighbouring classes, and a band that holds 90 % of them."""
         drawn = np.where(np.isfinite(values), values, np.nan)
         drawn = drawn if self.floor is None else np.maximum(drawn, self.floor)
         blocks = [b for b in np.array_split(np.arange(len(values)), BLOCKS) if np.isfinite(drawn[b]).any()]
@@ -191,24 +190,24 @@ class ClassPoints:
         self.ax.fill_between(at, low, high, color=self.colors[label], alpha=0.18, linewidth=0)
 
     def name_largest(self, values: Values, names: Sequence[str]) -> None:
-        """Mark and name the largest values of all models, where classes are too many to be seen."""
+        """Mark and name the largest values of all models, if there are too many classes to see each."""
         if not self.crowd or not any(np.isfinite(v).any() for v in values.values()):
             return
         found = [(float(v), label, c) for label, of in values.items() for c, v in enumerate(of) if np.isfinite(v)]
         found = sorted(found, reverse=True)
         if found[0][0] == found[min(NAMED, len(found) - 1)][0]:
-            return  # more are the largest than can be named
+            return  # more classes share the largest value than can be named
         self._named = True
         tops: dict[int, tuple[float, str]] = {}
         for value, label, c in found[:NAMED]:
             sign, at = marker(self.labels.index(label)), self.places[label][c]
             self.ax.plot(at, value, sign, color=self.colors[label], markersize=2.5, clip_on=False)
             tops.setdefault(c, (value, label))  # a class is named once, at its largest value
-        # Room above for upright names, on whatever scale.
+        # Make room above for upright names, on any scale.
         self.ax.set_ylim(top=max(self.ax.get_ylim()[1], found[0][0]))
         bottom, top = self.ax.transData.transform([(0, y) for y in self.ax.get_ylim()])[:, 1]
         self.ax.set_ylim(top=self.ax.transData.inverted().transform((0, top + 0.4 * (top - bottom)))[1])
-        # Names stand in a row, because those of classes that are neighbours would cover each other at their marks.
+        # Names are in a row: next to their marks, those of neighbouring classes would overlap.
         chosen = sorted(tops)
         left, right = self.ax.get_xlim()
         gap = 7 / 72 * self.ax.figure.dpi * (right - left) / self.ax.bbox.width
@@ -225,7 +224,7 @@ class ClassPoints:
     def draw_intervals(self, label: str, ends: np.ndarray, linewidth: float = 0.8, alpha: float = 1) -> None:
         """Draw bars, or with many classes a band, between lower and upper ends (2, C) where both are finite.
 
-        They leave the limits of the axis as they are where it is logarithmic.
+        On a logarithmic axis, they do not change the limits.
         """
         at, shade, known = self.places[label], self.colors[label], np.isfinite(ends).all(axis=0)
         if not known.any() or self.crowd:
@@ -251,7 +250,7 @@ class ClassPoints:
             self.ax.axvline(edge, color="0.92", linewidth=0.5, zorder=0)
 
     def keys(self, over: str) -> list[Line2D]:
-        """Return the entries of a legend for what is drawn; intervals are ``over`` something."""
+        """Return the legend entries for what is drawn; ``over`` is the source of variation of the intervals."""
         found = [doubtful_key()] if self._doubted else []
         if self.crowd:
             size = len(self.places[self.labels[0]]) // BLOCKS
@@ -265,7 +264,7 @@ class ClassPoints:
 
 
 def spread_out(places: np.ndarray, gap: float, right: float) -> np.ndarray:
-    """Move sorted places apart to a gap, to the right, or to the left where they would pass the right end.
+    """Move sorted positions to the right until they are a gap apart, or to the left if they would pass the right end.
 
     >>> spread_out(np.array([0.0, 0.5, 3.0, 9.8, 9.9]), 1, 10).tolist()
     [0.0, 1.0, 3.0, 9.0, 10.0]
@@ -281,7 +280,7 @@ def spread_out(places: np.ndarray, gap: float, right: float) -> np.ndarray:
 
 
 def limit_bars(ax: Axes, values: Sequence[np.ndarray]) -> None:
-    """Limit the axis to twice the range of the values and zero: longer bars are cut off, so that values stay apart."""
+    """Extend the axis by at most the range of the values and zero: longer bars are cut off, to keep values apart."""
     known = np.concatenate([np.ravel(v)[np.isfinite(np.ravel(v))] for v in values])
     if not len(known):
         return
@@ -290,6 +289,6 @@ def limit_bars(ax: Axes, values: Sequence[np.ndarray]) -> None:
     if room > 0:
         least, most = low - room, high + room
         bottom, top = ax.dataLim.y0, ax.dataLim.y1
-        # Margins of what is shown: those of bars that leave the picture at one end would be empty at the other.
+        # Margins relative to what is shown: those of bars that are cut off would leave empty space at the other end.
         margin = float(ax.margins()[1]) * (min(top, most) - max(bottom, least))  # type: ignore[index]
         ax.set_ylim(max(bottom - margin, least), min(top + margin, most))

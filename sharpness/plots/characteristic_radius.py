@@ -1,4 +1,4 @@
-"""A bound over the radius of a perturbation beside the loss that it bounds, and its radii for classes of all sizes."""
+"""A bound as a function of the radius, with the loss that it bounds; and its optimal radii by size of the class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sharpness.plots.options import TextOptions
 from sharpness.plots.small_multiples import SmallMultiples, unique
 from sharpness.plots.style import COLUMN, colors_of, marker, new_axes, style
 
-#: How each curve of a bound looks, from what the bound says to what is measured.
+#: Style of each curve of a bound, from theory to measurement.
 LOOKS: dict[str, dict[str, Any]] = {
     "bound": {"color": "0.78", "linewidth": 3.2, "label": "bound"},
     "complexity": {"color": "black", "linestyle": ":", "label": "complexity term"},
@@ -46,7 +46,7 @@ class BoundCurve(NamedTuple):
     measured: np.ndarray  # (F,) the loss itself
     best: float  # the radius where the bound is smallest
     lowest: float  # the bound there
-    used: float  # the radius that is of interest beside it
+    used: float  # the radius that is actually used
 
     @property
     def bound(self) -> np.ndarray:
@@ -59,10 +59,10 @@ def plot_bound(
     ax: Axes | None = None,
     **texts: Unpack[TextOptions],
 ) -> Axes:
-    """Draw one bound on logarithmic axes: a dot at its minimum, a dotted line at the radius that is used, if another.
+    """Draw one bound on logarithmic axes: a dot at its minimum, a dotted line at the radius that is used, if different.
 
-    The picture ends below the loss to first order, where terms go on to zero, and above the bound, where the loss of
-    a network goes on as a power of the radius.
+    The picture ends below the first-order loss, although terms continue to zero, and above the bound, although the loss
+    of a network continues as a power of the radius.
 
     Args:
         texts: see :class:`~sharpness.plots.options.TextOptions`.
@@ -83,14 +83,14 @@ def plot_bound_panels(
     columns: int | None = None,
     **texts: Unpack[TextOptions],
 ) -> list[Axes]:
-    """A panel of :func:`plot_bound` for each ``{title: curve}``, all with the same limits, and one legend.
+    """Draw a panel of :func:`plot_bound` for each ``{title: curve}``, with common limits and one legend.
 
     Args:
-        columns: of the grid on a new figure; at most four unless given.
+        columns: columns of a new figure; by default at most four.
         texts: see :class:`~sharpness.plots.options.TextOptions`.
 
     Raises:
-        UserError: another number of Axes than panels.
+        UserError: the number of Axes is not that of the panels.
     """
     with style():
         multiples = SmallMultiples(len(panels), axes, columns or (4 if len(panels) > 6 else 3), height=1.35)
@@ -113,9 +113,8 @@ def plot_radii(
 ) -> Axes:
     """Draw ``{label: (n (C,), rho (C,))}`` on logarithmic axes.
 
-    A dashed line in a model's colour is what its radii would be if the classes differed in their number alone:
-    proportional to :math:`(n_c - 1)^{-1/4}`, through the geometric mean of the radii. What lies off it is the
-    gradients' doing.
+    A dashed line in a model's colour shows the radii if classes only differed in size: proportional to
+    :math:`(n_c - 1)^{-1/4}`, through the geometric mean of the radii. Deviations from it are due to the gradients.
 
     Args:
         texts: see :class:`~sharpness.plots.options.TextOptions`.
@@ -128,7 +127,7 @@ def plot_radii(
             n, rho = n[kept], rho[kept]
             ax.plot(n, rho, marker(i), color=shades[i], label=label)
             if len(rho):
-                # With the geometric mean the line has the least squares on logarithmic axes.
+                # The geometric mean gives the least-squares line on logarithmic axes.
                 count = np.maximum(n - 1, 1) ** -0.25
                 level = np.exp(np.mean(np.log(rho / count)))
                 along = np.geomspace(max(n.min(), 2), max(n.max(), 2), 50)
@@ -146,14 +145,13 @@ def plot_agreement(
     names: Sequence[str] | None = None,
     **texts: Unpack[TextOptions],
 ) -> Axes:
-    """Draw ``{label: (first order (C,), second order (C,), measured (C,))}`` on logarithmic axes, and where they agree.
+    """Draw ``{label: (first order (C,), second order (C,), measured (C,))}`` on logarithmic axes, and the diagonal.
 
-    A filled marker stands at the first-order prediction of a class, an open one at the second-order prediction, with a
-    line between them. A rise that is not positive or not finite has no place; the legend says how many are not
-    shown.
+    A filled marker is the first-order prediction of a class, an open one the second-order prediction, with a line
+    between them. Rises that are not positive or not finite are left out; the legend has their number.
 
     Args:
-        names: (C,) of the classes, written beside the filled markers.
+        names: (C,) names of the classes, written next to the filled markers.
         texts: see :class:`~sharpness.plots.options.TextOptions`.
     """
     with style():
@@ -163,7 +161,7 @@ def plot_agreement(
             look: dict[str, Any] = {"linestyle": "", "marker": marker(i), "color": shades[i]}
             there = np.isfinite(measured) & (first > 0) & (measured > 0)
             lost += int((np.isfinite(first) & ~there).sum())
-            # A second order that is not positive has no place on the axis, while its first order has.
+            # A second-order prediction may be non-positive, and off the axis, when the first-order one is not.
             bent = there & (second > 0)
             ax.hlines(measured[bent], first[bent], second[bent], color=shades[i], linewidth=0.6, alpha=0.6)
             ax.plot(second[bent], measured[bent], **look, markerfacecolor="white", markeredgewidth=0.8)
@@ -184,7 +182,7 @@ def plot_agreement(
 
 
 def _draw(ax: Axes, curve: BoundCurve) -> list[Any]:
-    """Curves and marks; returned are the entries of a legend for the marks."""
+    """Draw curves and marks, and return the legend entries of the marks."""
     for name, look in LOOKS.items():
         values = getattr(curve, name)
         kept = np.isfinite(values) & (values > 0)

@@ -1,4 +1,4 @@
-"""One scale of colours for all panels of a comparison."""
+"""A common colour scale for all panels of a comparison."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from matplotlib.colors import LogNorm, Normalize
 from sharpness.errors import UserError
 from sharpness.plots.style import SURFACE_COLORS, color_map, figure_of
 
-#: How values become colours, and the name of these.
+#: The mapping from values to colours, and the name of the colour map.
 Scale = tuple[Normalize, str]
-#: Decades that a logarithmic scale shows at most; smaller values have the colour of its end.
+#: Maximum number of decades of a logarithmic scale; smaller values have the colour of its lower end.
 DECADES = 6
-#: Of scales that run through zero, so that the sign shows.
+#: Colour map of scales with both signs.
 SIGNED_COLORS = "RdBu_r"
 
 
 def shared_limits(values: Mapping[str, np.ndarray], log: bool = True) -> tuple[float, float]:
-    """The limits (low, high) of one scale of colours for all of ``{label: array}``, whatever their shapes.
+    """The limits (low, high) of a common colour scale for all of ``{label: array}``, of any shapes.
 
-    They are the extremes of the finite values. A logarithmic scale leaves out what is not positive and shows at most
-    6 decades; a linear one that holds both signs is symmetric around zero.
+    They are the extremes of the finite values. A logarithmic scale ignores values that are not positive and spans at
+    most 6 decades; a linear scale with both signs is symmetric around zero.
 
     >>> shared_limits({"a": np.array([[1.0, -2.0]]), "b": np.array([[np.nan, 100.0]])})
     (1.0, 100.0)
@@ -46,10 +46,10 @@ def shared_limits(values: Mapping[str, np.ndarray], log: bool = True) -> tuple[f
 
 
 def color_scale(limits: tuple[float, float], log: bool) -> Scale:
-    """Colours from ``limits[0]`` to ``limits[1]``, diverging from zero where it lies between them.
+    """The colour scale from ``limits[0]`` to ``limits[1]``, diverging if zero is between them.
 
     Raises:
-        UserError: a logarithmic scale that does not begin above zero.
+        UserError: a logarithmic scale that does not start above zero.
     """
     if log and limits[0] <= 0:
         raise UserError(f"limits {limits} of a logarithmic scale: they must be positive, or give log=False")
@@ -59,7 +59,7 @@ def color_scale(limits: tuple[float, float], log: bool) -> Scale:
 
 
 def color_bar(places: list[Axes], values: Sequence[np.ndarray], scale: Scale, label: str) -> None:
-    """One bar for all panels, with arrows where ``values`` lie beyond its ends."""
+    """Draw one colour bar for all panels, with arrows at ends that ``values`` exceed."""
     norm, colors = scale
     shown = _shown(values, isinstance(norm, LogNorm))
     under, over = bool((shown < norm.vmin).any()), bool((shown > norm.vmax).any())

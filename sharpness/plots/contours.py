@@ -17,28 +17,28 @@ from sharpness.plots.labels import size_of
 from sharpness.plots.levels import DIVERGING, Levels, level_labels
 from sharpness.plots.panels import Panel, cell_edges, cells_path
 
-#: Of what lies above the last level where lines alone are drawn.
+#: Style of the area above the last level in pictures of lines.
 BEYOND: dict[str, Any] = {"colors": ["0.9"], "zorder": 0.8}
-#: The part of a colour map that shows on paper.
+#: The fraction of a colour map that is visible on paper.
 DARK = 0.78
 
 
 def line_colors(colors: str) -> LinearSegmentedColormap:
-    """A colour map without its palest colours, which lines on paper would not show."""
+    """A colour map without its palest colours, which are not visible as lines on paper."""
     full = colormaps[colors]
     ends = (1 - DARK, 1.0) if colors.endswith("_r") else (0.0, DARK)
     return LinearSegmentedColormap.from_list(f"dark_{colors}", full(np.linspace(*ends, 256)))
 
 
 def line_map(colors: str) -> Colormap:
-    """Colour map of lines; a dark one in place of a diverging map, whose pale middle would not show."""
+    """The colour map of lines; a dark one instead of a diverging map, whose pale middle would not be visible."""
     return colormaps["managua"] if colors in DIVERGING else line_colors(colors)
 
 
 def draw_filled(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Patch]:
-    """Bands between levels, with thin lines on every second; returned is the key to what is not on the scale.
+    """Draw bands between levels, with thin lines on every second, and return the key to what is not on the scale.
 
-    Beside cells that are not finite, contours end; there the cells themselves have the colours of their bands.
+    Contours end next to cells that are not finite; there, cells are drawn in the colours of their bands.
     """
     look: dict[str, Any] = {"norm": levels.bands(), "cmap": levels.colors(colors, bands=True)}
     z = np.ma.masked_invalid(panel.z)
@@ -63,7 +63,7 @@ def draw_filled(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Pat
 
 
 def draw_contours(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Patch]:
-    """Lines, of which some have their value beside them; grey above the last level.
+    """Draw contour lines, some of them labelled, and grey above the last level.
 
     A narrow panel has every second line of a wide one.
     """
@@ -71,7 +71,7 @@ def draw_contours(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[P
     keys = []
     narrow = size_of(ax)[0] < NARROW
     lines, named = (levels.edges[::2], levels.edges[4:-1:4]) if narrow else (levels.edges, levels.edges[3:-1:3])
-    # Only levels that the surface crosses, because matplotlib warns where it finds none of those asked for.
+    # Only levels that the surface crosses, because matplotlib warns if it finds none.
     between = _crossed(lines, panel.z)
     if _has_area(z) and len(between):
         strong = np.isin(between, named)
@@ -99,7 +99,7 @@ def draw_contours(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[P
 
 
 def draw_heatmap(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Patch]:
-    """Every cell in the colour of its band, without interpolation."""
+    """Draw every cell in the colour of its band, without interpolation."""
     _draw_cells(
         ax, panel, np.isfinite(panel.z), whole=True, norm=levels.bands(), cmap=levels.colors(colors, bands=True)
     )
@@ -107,7 +107,7 @@ def draw_heatmap(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Pa
 
 
 def _height(lines: np.ndarray, z: np.ndarray, log: bool) -> str:
-    """The pair of lines between which a surface lies that crosses none, as text."""
+    """Text for a surface that crosses no line: the lines between which it lies."""
     texts = level_labels(lines, log)
     highest = np.nanmax(np.where(np.isfinite(z), z, np.nan))
     if highest < lines[0]:

@@ -1,4 +1,4 @@
-"""The density of a Hessian's spectrum: where all of its eigenvalues lie."""
+"""The density of the eigenvalues of a Hessian."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sharpness.plots.trainings import spread_ends, trainings_key
 
 #: Grid (g,), density (g,), and the lower and upper bound (g,) of its band.
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-#: Decades that a picture shows at most.
+#: Maximum number of decades of a picture.
 DECADES = 10
 
 
 def density_floor(curves: Mapping[str, Curve]) -> float:
-    """A power of ten that shows the lowest peak and cuts what lies further below: tails of the smoothing.
+    """A power of ten below the lowest peak, which cuts off the tails of the smoothing.
 
-    A single eigenvalue of k has a peak of 1 / k of the bulk's, so that no fixed number of decades would do. The floor
-    is a decade or more below the lowest peak, and at most 10 decades below the highest.
+    The peak of a single eigenvalue of k has 1 / k of the height of the bulk, so no fixed number of decades would fit.
+    The floor is a decade or more below the lowest peak, and at most 10 decades below the highest.
     """
     top = max((float(np.nanmax(density)) for _, density, _, _ in curves.values()), default=1.0)
     top = top if np.isfinite(top) and top > 0 else 1.0
@@ -51,12 +51,12 @@ def plot_density(
     """Draw ``{label: (grid (g,), density (g,), lower (g,), upper (g,))}`` on a logarithmic axis, with bands.
 
     Args:
-        curves: a model each; limits are common to all.
+        curves: one per model; limits are common to all.
         floor: a curve ends where its density falls below this; by default that of :func:`density_floor`.
         linthresh: the x axis is linear between minus this and this, and logarithmic beyond; linear throughout if None.
         marks: ``{label: (m,)}`` eigenvalues to mark on the x axis, such as the largest and the smallest.
-        trainings: ``{label: (S, g)}`` of models that were trained several times: the band is one standard deviation
-            over them.
+        trainings: ``{label: (S, g)}`` densities of models that were trained several times: their band is one standard
+            deviation over the trainings.
         texts: see :class:`~sharpness.plots.options.TextOptions`.
 
     Raises:
@@ -79,7 +79,7 @@ def plot_density(
         for label, eigenvalues in ({} if marks is None else marks).items():
             choose("label of marks", label, order)
             look: dict[str, Any] = {"color": shades[label], "markeredgecolor": "white", "markeredgewidth": 0.4}
-            # On the floor, where no curve hides them, and not clipped: half of each marker is below the axis.
+            # On the floor, where no curve hides them, and not clipped, because half of each marker is below the axis.
             sign = marker(order.index(label))
             ax.plot(eigenvalues, np.full(len(eigenvalues), floor), sign, clip_on=False, zorder=5, **look)
         if linthresh is not None:
@@ -94,7 +94,7 @@ def plot_density(
 
 
 def _end_on(floor: float, density: np.ndarray) -> np.ndarray:
-    """Density cut at the floor: each piece above it ends on the floor, with gaps (NaN) between."""
+    """Cut the density at the floor: each piece above it ends on the floor, with gaps (NaN) between pieces."""
     shown = density >= floor
     beside = np.zeros_like(shown)
     beside[1:] |= shown[:-1]

@@ -1,4 +1,4 @@
-"""Dots with intervals: several quantities of the rows of a table, each in a panel of its own."""
+"""Dots with intervals: several quantities of the rows of a table, each in its own panel."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from sharpness.plots.labels import OPEN, grey
 from sharpness.plots.small_multiples import explain
 from sharpness.plots.style import COLUMN, colors_of, marker, shown_figure, style
 
-#: Height in inches of one series in one row, and of what stands around the panels.
+#: Heights in inches of one series in one row, and of the margins around the panels.
 STEP, AROUND = 0.062, 0.75
-#: Where there is no number.
+#: Style of missing values.
 MISSING: dict[str, Any] = {"linestyle": "", "marker": "x", "markersize": 3, "markeredgewidth": 0.8}
 
 
 class DotColumn(NamedTuple):
-    """Panels above each other that share their scale.
+    """A column of panels with a common scale.
 
-    ``panels[title][series]`` is (3, R): value, lower and upper end of every row; a value without a finite interval is
-    an open marker, and one that is not finite itself a cross at the left end.
+    ``panels[title][series]`` is (3, R): value, lower and upper end for every row. A value without a finite interval is
+    an open marker; a value that is not finite is a cross at the left end.
     """
 
     xlabel: str
     panels: Mapping[str, Mapping[str, np.ndarray]]
-    reference: float | None = None  # where a line stands
+    reference: float | None = None  # position of a line
     log: bool = False
 
 
 def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = COLUMN) -> list[Axes]:
-    """Draw the panels of all columns, with the names of the R rows at the left; the first row is on top.
+    """Draw the panels of all columns, with the names of the R rows on the left; the first row is on top.
 
     Raises:
-        UserError: no row, no column, a column without a panel, or one with more panels than the first, whose panels
-            have the names of the rows.
+        UserError: no row, no column, a column without a panel, or one with more panels than the first column, which
+            shows the names of the rows.
     """
     heights = [len(column.panels) for column in columns]
     if not rows or not heights or not 0 < min(heights) <= max(heights) == heights[0]:
@@ -51,13 +51,13 @@ def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = 
         tall = max(len(series) * STEP + 0.05, 0.15) * len(rows) + 0.22
         figure = shown_figure(width, heights[0] * tall + AROUND)
         axes = figure.subplots(heights[0], len(columns), sharex="col", sharey=True, squeeze=False)
-        # Legend entries by label, because any panel may have the only missing value, and many may have one.
+        # Legend entries by label, because missing values may be in any one or in several panels.
         keys: dict[str, Line2D] = {}
         for places, column in zip(axes.T, columns, strict=True):
             for ax in places[len(column.panels) :]:
                 ax.remove()
             places = places[: len(column.panels)]
-            places[-1].tick_params(labelbottom=True)  # which the lowest of a whole column alone has
+            places[-1].tick_params(labelbottom=True)  # by default, only the bottom row has labels
             for ax, (title, numbers) in zip(places, column.panels.items(), strict=True):
                 keys |= {str(key.get_label()): key for key in _draw(ax, numbers, column)}
                 ax.set_title(title, loc="left", pad=2)
@@ -77,12 +77,12 @@ def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = 
 
 
 def _draw(ax: Axes, numbers: Mapping[str, np.ndarray], column: DotColumn) -> list[Line2D]:
-    """The series of a panel below each other within their rows; the legend's entries for what is missing."""
+    """Draw the series of a panel below each other within their rows; return legend entries for missing values."""
     if column.reference is not None:
         ax.axvline(column.reference, color="0.45", linewidth=0.7, zorder=0.5, gid="reference")
     keys, shades = [], colors_of(list(numbers))
     for i, (label, (value, low, high)) in enumerate(numbers.items()):
-        # Also of series without a value here: each has the same place within every row.
+        # Series without a value keep their place, so that each has the same place in every row.
         at = np.arange(len(value)) + (i - (len(numbers) - 1) / 2) * 0.76 / len(numbers)
         known, bounded = np.isfinite(value), np.isfinite(low) & np.isfinite(high)
         ax.hlines(at[bounded], low[bounded], high[bounded], color=shades[i], linewidth=0.9)
@@ -90,7 +90,7 @@ def _draw(ax: Axes, numbers: Mapping[str, np.ndarray], column: DotColumn) -> lis
         if (alone := known & ~bounded).any():
             ax.plot(value[alone], at[alone], marker(i), color=shades[i], markersize=3.2, gid="no spread", **OPEN)
             keys.append(grey("open: one seed", linestyle="", marker="o", **OPEN))
-        # At the edge of the Axes, not of the data: a cross at some value would be read as one.
+        # At the edge of the Axes: inside, a cross could be mistaken for a value.
         if not known.all():
             at_left = np.full((~known).sum(), 0.03)
             look: dict[str, Any] = {"color": shades[i], "transform": ax.get_yaxis_transform(), "gid": "no value"}

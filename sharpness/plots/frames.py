@@ -15,9 +15,9 @@ from sharpness.plots.labels import size_of, width_of
 from sharpness.plots.levels import Levels, decade_ticks, level_labels
 from sharpness.plots.panels import Panel, cell_edges
 
-#: Sides whose lengths differ by more than this are not drawn to one scale.
+#: Panels with a larger ratio of sides than this are not drawn with equal scales.
 OBLONG = 2.5
-#: Points below which a panel is narrow.
+#: Width in points below which a panel is narrow.
 NARROW = 100
 
 
@@ -39,13 +39,13 @@ def inner_ticks(low: float, high: float, narrow: bool) -> np.ndarray:
 
 
 def height_ratio(panel: Panel) -> float | None:
-    """Height over width of a panel whose axes have equal scales; None if it is too oblong for these."""
+    """The ratio of height to width of a panel with equal scales; None if it is too oblong for equal scales."""
     ratio = float(np.ptp(panel.y) / np.ptp(panel.x))
     return ratio if 1 / OBLONG <= ratio <= OBLONG else None
 
 
 def frame_plane(ax: Axes, panel: Panel, whole: bool = False) -> None:
-    """Limits at the outermost points, or at the ends of their cells if ``whole``; equal scales unless oblong."""
+    """Set limits to the outermost points, or to the ends of their cells if ``whole``; equal scales unless oblong."""
     x, y = np.sort(cell_edges(panel.x, whole)), np.sort(cell_edges(panel.y, whole))
     ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     ax.set_aspect("auto" if height_ratio(panel) is None else "equal")
@@ -59,14 +59,14 @@ def frame_plane(ax: Axes, panel: Panel, whole: bool = False) -> None:
 
 
 def set_ticks(axis: Axis, ticks: np.ndarray) -> None:
-    """Set ticks with the power of ten, if any, beside each number: at the end of the axis it would cover other text."""
+    """Set ticks with any power of ten at each number, because at the end of the axis it would cover other text."""
     largest = float(np.abs(ticks).max(initial=0))
     plain = 1e-3 <= largest < 1e5 or not largest
     axis.set_ticks(ticks, None if plain else level_labels(ticks))
 
 
 def frame_surface(ax: Axes3D, panel: Panel, levels: Levels) -> None:
-    """The box around a surface: common heights, few ticks, no walls."""
+    """Set up the box around a surface: common heights, few ticks, no walls."""
     narrow = size_of(ax)[0] < 1.4 * NARROW
     floor, top = levels.heights(levels.edges[[0, -1]])
     fontsize = 5.5 if narrow else 6
@@ -84,14 +84,14 @@ def frame_surface(ax: Axes3D, panel: Panel, levels: Levels) -> None:
         ticks = ticks[(ticks > floor) & (ticks < top)]
         texts = level_labels(ticks)
     ax.set_zticks(ticks, texts)
-    # Numbers are centred on their place, so that long ones would reach over the axis.
+    # Numbers are centred on their position; without padding, long ones would overlap the axis.
     ax.tick_params(axis="z", pad=-4 + width_of(texts, fontsize) / 3)
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.pane.set_facecolor((1, 1, 1, 0))
 
 
 def number_axes(places: Sequence[Axes], columns: int, bottom: bool) -> None:
-    """Show tick labels below the lowest panels, if they are at the ``bottom``, and left of the first column."""
+    """Show tick labels below the last row of panels, if it is at the ``bottom``, and left of the first column."""
     for number, ax in enumerate(places):
         if not isinstance(ax, Axes3D):
             last = number + columns >= len(places)
@@ -99,10 +99,10 @@ def number_axes(places: Sequence[Axes], columns: int, bottom: bool) -> None:
 
 
 def name_axes(places: Sequence[Axes], columns: int, xlabel: str, ylabel: str, bottom: bool) -> None:
-    """Names below the last row of panels, if it is at the ``bottom``, and left of the first column.
+    """Label axes below the last row of panels, if it is at the ``bottom``, and left of the first column.
 
-    Where there is no room for a name below each panel, one stands in the middle of the row; a unit in brackets wraps
-    where that helps. Narrow surfaces have no room for names.
+    If there is no room for a label below each panel, one is in the middle of the row; a unit in brackets wraps if that
+    helps. Narrow surfaces have no room for labels.
     """
     for number, ax in enumerate(places):
         column, last = number % columns, number + columns >= len(places)
@@ -124,13 +124,13 @@ def name_axes(places: Sequence[Axes], columns: int, xlabel: str, ylabel: str, bo
 
 
 def _pitch(places: Sequence[Axes]) -> float:
-    """Distance from a panel to the next, in widths of a panel."""
+    """The distance from a panel to the next, in widths of a panel."""
     one, other = (ax.get_position(original=True) for ax in places[:2])
     return float((other.x0 - one.x0) / one.width)
 
 
 def surface_names(xlabel: str, ylabel: str) -> str:
-    """The horizontal axes of surfaces in one line, with a common unit only once.
+    """Names of the horizontal axes of surfaces in one line, with a common unit only once.
 
     >>> surface_names("Direction 1 (in filter norms)", "Direction 2 (in filter norms)")
     'Horizontal axes: direction 1 in front, direction 2 on the right (in filter norms)'
@@ -142,7 +142,7 @@ def surface_names(xlabel: str, ylabel: str) -> str:
 
 
 def lower_first(text: str) -> str:
-    """A label within a sentence; acronyms and symbols stay.
+    """Convert a label for use within a sentence; acronyms and symbols stay.
 
     >>> lower_first("Loss"), lower_first("PCA 1")
     ('loss', 'PCA 1')
@@ -151,7 +151,7 @@ def lower_first(text: str) -> str:
 
 
 def title_panel(ax: Axes, title: str, y: float | None = None) -> None:
-    """Set a title no wider than the panel: on two lines, then smaller, if it does not fit."""
+    """Set a title no wider than the panel: if it does not fit, on two lines, then in a smaller font."""
     room = 1.15 * size_of(ax)[0]
     if width_of([title], 8) > room:
         title = halved(title)
@@ -170,8 +170,8 @@ def halved(text: str) -> str:
 
 
 def name_row(ax: Axes, name: str) -> None:
-    """Write the name of the row that ``ax`` begins upright on its left; a unit in brackets wraps."""
-    bold = 1.15  # wider than the letters that are measured
+    """Write the name of a row upright on the left of its first panel ``ax``; a unit in brackets wraps."""
+    bold = 1.15  # bold letters are wider than the measured ones
     name = wrapped(name, size_of(ax)[1] / bold)
     fontsize = float(np.clip(8 * size_of(ax)[1] / max(bold * width_of([name], 8), 1), 5, 8))
     look: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Heat maps of one value per layer and class."""
+"""Heat maps with one value per layer and class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sharpness.plots.small_multiples import across, explain
 from sharpness.plots.style import PAGE, figure_width, new_axes, shown_figure, style
 
 LAYERS = "Layer, input to output"
-#: Cells at or below zero on a logarithmic scale, and cells without a value.
+#: Styles of cells at or below zero on a logarithmic scale, and of cells without a value.
 NOT_POSITIVE: dict[str, Any] = {"facecolor": "#F0C4DC"}
 NO_VALUE: dict[str, Any] = {"facecolor": "0.8", "edgecolor": "0.45", "hatch": "//////", "linewidth": 0}
 
@@ -29,13 +29,13 @@ class HeatmapOptions(TypedDict, total=False):
     """Options of :func:`plot_layer_class`, alone or as one of several panels.
 
     Attributes:
-        title: above the picture.
-        label: of the colour bar: the quantity and its unit.
+        title: title above the picture.
+        label: label of the colour bar: the quantity and its unit.
         log: whether colours are logarithmic.
         limits: (low, high) of the colours, by default those of :func:`shared_limits`.
         counts: (classes,) training images, written below the names.
-        ylabel: of the rows, where they are no layers.
-        annotated: whether cells that are large enough hold their value in hundredths.
+        ylabel: label of the rows, if they are not layers.
+        annotated: whether cells that are large enough show their value in hundredths.
     """
 
     title: str | None
@@ -59,18 +59,18 @@ def plot_layer_class(
 ) -> Axes:
     """Draw ``values`` (layers, classes) as colours, the first layer on top, classes in the order given.
 
-    Cells that are not finite are hatched grey. On a logarithmic scale cells at or below zero are pale pink. A key
-    above the picture explains them where there are any.
+    Cells that are not finite are hatched grey. On a logarithmic scale, cells at or below zero are pale pink. A key
+    above the picture explains both.
 
     Args:
         values: rows are layers in network order; NaN for a cell without a value.
-        layer_names: (layers,) such as names of parameters, of which the common words are left out.
+        layer_names: (layers,) such as names of parameters, whose common words are left out.
         class_names: (classes,).
-        colorbar: whether to draw one.
+        colorbar: whether to draw a colour bar.
         options: see :class:`HeatmapOptions`.
 
     Raises:
-        UserError: the values' shape is not that of the names, or a scale that cannot show them.
+        UserError: a shape of the values that does not match the names, or a scale that cannot show them.
     """
     scale = _scale({"": values}, options)
     with style():
@@ -86,7 +86,7 @@ def plot_layer_class(
 
 
 def _scale(panels: Mapping[str, np.ndarray], options: HeatmapOptions) -> Scale:
-    """The colours of all panels; limits that were given hold for other pictures, too."""
+    """The colour scale of all panels: between given limits, or those of the values."""
     limits = options["limits"]
     return color_scale(shared_limits(panels, options["log"]) if limits is None else limits, options["log"])
 
@@ -104,14 +104,14 @@ def plot_layer_class_grid(
     """Draw a panel of :func:`plot_layer_class` for each ``{label: (layers, classes)}``, with one colour bar for all.
 
     Args:
-        panels: of the same classes.
+        panels: values of the same classes.
         layer_names: (layers,) of all panels.
         class_names: (classes,).
-        columns: panels in a row at most.
-        rows: names of the rows of each panel, where they differ.
+        columns: maximum number of panels in a row.
+        rows: names of the rows of each panel, if they differ.
         options: see :class:`HeatmapOptions`.
     """
-    # Before anything is drawn, because one colour bar is for all panels.
+    # Before anything is drawn, because all panels share one colour bar.
     scale, ylabel = _scale(panels, options), options["ylabel"]
     columns = across(len(panels), figure_width(PAGE) - 0.9, columns)
     lines = -(-len(panels) // columns)
@@ -164,13 +164,13 @@ def _draw(
         keys.append(Patch(label="no value", **NO_VALUE))
     for spine in ax.spines.values():
         spine.set_visible(True)
-    # A colour bar and the names of the layers take room.
+    # A colour bar and the names of the layers need room.
     label_classes(ax, class_names, options["counts"], fontsize=6, widening=0.95)
     pitch = size_of(ax)[1] / len(layer_names)
     shown = range(0, len(layer_names), int(np.ceil(5.5 / pitch)))
     ax.set_yticks(shown, [layer_names[i] for i in shown], fontsize=min(6.0, max(4.5, 0.85 * pitch)))
     ax.tick_params(length=2, pad=1.5)
-    # Numbers that would run into each other are left out.
+    # Numbers that would overlap are left out.
     if options["annotated"] and size_of(ax)[0] / len(class_names) >= 9 and pitch >= 5.5:
         for row, column in np.argwhere(~missing):
             shade = colormaps[colors](norm(values[row, column]))

@@ -1,4 +1,4 @@
-"""Interactive surfaces by plotly: a scene per model, a menu of classes, one scale of colours."""
+"""Interactive surfaces with plotly: a scene per model, a menu of classes, one colour scale."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def interactive_surfaces(
     label: str = "Loss",
     colors: str = SURFACE_COLORS,
 ) -> Any:
-    """A plotly Figure of ``{subset: {label: panel}}``; every subset has the same labels.
+    """Return a plotly Figure of ``{subset: {label: panel}}``; every subset has the same labels.
 
-    Labels stand side by side, with common heights and colours, cut off flat at the last level of the subset's
-    :func:`shared_levels`. A menu chooses the subset, the first one at the start. Hovering tells x, y and the value
+    Labels are side by side, with common heights and colours. Surfaces are cut off flat at the last level of the
+    subset's :func:`shared_levels`. A menu chooses the subset, at first the first one. Hovering shows x, y and the value
     before it was cut off; cells that are not finite are holes.
 
     Raises:
@@ -60,7 +60,7 @@ def interactive_surfaces(
 
 
 def save_html(figure: Any, path: str | Path) -> Path:
-    """Write a plotly Figure as one HTML file that needs nothing else, no network either; whole or not at all."""
+    """Write a plotly Figure as one HTML file that works offline (atomically)."""
     path = Path(path)
     options: dict[str, Any] = {"include_plotlyjs": True, "full_html": True, "div_id": "landscape"}
     write_atomically(path, lambda partial: figure.write_html(partial, auto_open=False, **options))
@@ -68,7 +68,7 @@ def save_html(figure: Any, path: str | Path) -> Path:
 
 
 def _plotly() -> ModuleType:
-    """Import plotly, which is an extra and takes a second."""
+    """Import plotly, which is an optional dependency and takes a second."""
     try:
         import plotly.graph_objects
     except ImportError:
@@ -96,7 +96,7 @@ def _ends(levels: Levels) -> tuple[float, float]:
 
 
 def _ticks(levels: Levels) -> dict[str, Any]:
-    """Positions on the axis of heights, and the values there; the last one is what the surfaces are cut off at."""
+    """Positions on the axis of heights and their labels; surfaces are cut off at the last one."""
     low, high = levels.edges[[0, -1]]
     values = np.geomspace(low, high, 6) if levels.log else np.linspace(low, high, 6)
     texts = level_labels(values, levels.log)
@@ -133,7 +133,7 @@ def _layout(
             "xaxis": {"title": {"text": xlabel}},
             "yaxis": {"title": {"text": ylabel}},
             "zaxis": {"title": {"text": label}, "range": [low, high], **_ticks(levels)},
-            # Not by the data: lengths along directions and losses have no common unit.
+            # Not from the data: lengths along directions and losses have no common unit.
             "aspectmode": "manual",
             "aspectratio": {"x": 1, "y": 1, "z": 0.7},
         }
@@ -141,7 +141,7 @@ def _layout(
 
 
 def _menu(names: list[str], shown: list[str], scales: Mapping[str, Levels], scenes: list[str]) -> dict[str, Any]:
-    """One entry a subset: its surfaces, and the heights and colours of its levels."""
+    """A menu with an entry per subset: its surfaces, and the heights and colours of its levels."""
     entries = []
     for name in names:
         low, high = _ends(scales[name])

@@ -1,4 +1,4 @@
-"""Names around a picture: classes with their training images, layers by short names, models above."""
+"""Labels around a picture: classes with their training images, short names of layers, legends above."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from matplotlib.textpath import text_to_path
 
 from sharpness.plots.options import options_in_force
 
-#: With more classes than this a picture shows one curve per model, and only some classes are named.
+#: With more classes than this, a picture shows one curve per model, and only some classes are named.
 MANY = 30
-#: Height of a line of text, in font sizes.
+#: Height of a line of text, in multiples of the font size.
 LINE = 1.2
-#: How the marker of a value looks that is not what it seems.
+#: Style of an open marker, for a value with a caveat.
 OPEN: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 0.8, "zorder": 5}
-#: The same of a value that could be zero, in a legend.
+#: Style of the legend entry for a value that could be zero.
 DOTTED: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 1.3}
 
 
 def size_of(ax: Axes) -> tuple[float, float]:
-    """Width and height of the Axes in points, as they are before a layout makes room for labels."""
+    """Width and height of the Axes in points, before a layout makes room for labels."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     return ax.bbox.width / figure.dpi * 72, ax.bbox.height / figure.dpi * 72
@@ -49,7 +49,7 @@ def width_of(texts: Sequence[str], fontsize: float) -> float:
 
 
 def drawable(name: str) -> str:
-    r"""A name of a model or class as Matplotlib can draw it: with its dollars as such, unless they enclose a formula.
+    r"""The name of a model or class as Matplotlib can draw it: dollars are escaped unless they enclose a formula.
 
     >>> drawable("$x_1$"), drawable("US$ 5"), drawable("$x_")
     ('$x_1$', 'US\\$ 5', '\\$x_')
@@ -65,7 +65,7 @@ def drawable(name: str) -> str:
 
 
 def offsets(models: int, classes: int) -> np.ndarray:
-    """Places (models, classes) on the x axis: models next to each other, or on top with more than 30 classes."""
+    """Positions (models, classes) on the x axis: models side by side, or at one position with more than 30 classes."""
     spread = np.zeros(models) if classes > MANY else (np.arange(models) - (models - 1) / 2) * 0.7 / max(models, 1)
     return np.arange(classes) + spread[:, None]
 
@@ -86,9 +86,9 @@ def label_classes(
 ) -> None:
     """Name the classes at 0, 1, ... on the x axis of ``ax``, with their training images ``counts`` (C,) if given.
 
-    Names stand upright where they would run into each other. Of more than 30 classes some are numbered instead,
-    from 1 in the order given; the first and the last are among them. ``xlabel`` replaces the label of the axis;
-    ``widening`` is what a layout is expected to do to the Axes. If not ``numbered`` the label stands alone.
+    Names are upright if they would overlap. With more than 30 classes, some are numbered instead, from 1 in the order
+    given, including the first and the last. ``xlabel`` replaces the label of the axis; ``widening`` is the factor by
+    which a layout is expected to widen the Axes. If not ``numbered``, only the label is drawn.
     """
     ax.set_xlabel(class_label(counts) if xlabel is None else xlabel)
     if not numbered:
@@ -109,7 +109,7 @@ def label_classes(
         ax.set_xticks(places, texts, fontsize=fontsize)
     else:
         lines = max((text.count("\n") + 1 for text in texts), default=1)
-        # The lines of an upright text stand beside each other, and need as much room.
+        # The lines of an upright text are side by side, and need that much room.
         if lines * LINE * fontsize > room:
             texts = [text.replace("\n", ", ") for text in texts]
         ax.set_xticks(places, texts, rotation=90, fontsize=fontsize, linespacing=1, multialignment="right")
@@ -124,9 +124,9 @@ def class_label(counts: np.ndarray | None) -> str:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names of parameters without the words that half of them or more end or begin with, as long as they stay distinct.
+    """Names of parameters without words with which at least half of them end or start, as long as they stay distinct.
 
-    A word that a number follows stays, because numbers alone say nothing.
+    A word followed by a number stays, because numbers alone say nothing.
 
     >>> short_names(["backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "head.weight", "head.bias"])
     ['conv1', 'layer1.0.conv1', 'head', 'head.bias']
@@ -146,32 +146,32 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def grey(text: str, **look: Any) -> Line2D:
-    """The entry of a legend that explains what holds for all models."""
+    """A legend entry that explains a mark of all models."""
     return Line2D([], [], color="0.4", label=text, **look)
 
 
 def not_converged() -> Line2D:
-    """The entry of a legend that explains open markers."""
+    """The legend entry for open markers."""
     return grey("open: not converged", linestyle="", marker="o", **OPEN)
 
 
 def doubtful_key() -> Line2D:
-    """The entry of a legend that explains the white dots of :func:`draw_doubtful`."""
+    """The legend entry for the white dots of :func:`draw_doubtful`."""
     return grey("white dot: within 2 errors of zero", linestyle="", marker="o", markersize=4, **DOTTED)
 
 
 def bars_key(over: str, what: str = "bars") -> Line2D:
-    """The entry of a legend that says what bars, or bands, are."""
+    """The legend entry for bars, or bands, of intervals."""
     return grey(f"{what}: 95 %{f' over {over}' if over else ''}", linewidth=0.8 if what == "bars" else 3, alpha=0.6)
 
 
 def to_zero_key() -> Line2D:
-    """The entry of a legend that explains arrows at the lower end of a logarithmic axis."""
+    """The legend entry for arrows at the lower end of a logarithmic axis."""
     return grey("arrow: to zero or below", linestyle="", marker="v", markersize=3, markeredgewidth=0)
 
 
 def draw_doubtful(ax: Axes, at: np.ndarray, values: np.ndarray, doubtful: Any, size: float) -> bool:
-    """Draw a white dot in the markers of values (C,) within two errors of zero; True if there is any."""
+    """Draw a white dot in the markers of values (C,) within two errors of zero; return True if there is any."""
     chosen = np.asarray(doubtful, dtype=bool) & np.isfinite(values)
     if chosen.any():
         look: dict[str, Any] = {"color": "white", "markeredgewidth": 0, "markersize": 0.45 * size, "zorder": 6}
@@ -180,7 +180,7 @@ def draw_doubtful(ax: Axes, at: np.ndarray, values: np.ndarray, doubtful: Any, s
 
 
 def legend_columns(labels: Sequence[str], room: float, fontsize: float = 7) -> int:
-    """Columns of a legend that is at most ``room`` points wide: as few rows as fit, about equally long."""
+    """The number of columns of a legend at most ``room`` points wide: as few rows as fit, of about equal length."""
     widths = np.array([width_of([label], fontsize) + 4 * fontsize for label in labels])  # 4 for handle and gaps
     columns = len(labels)
     while columns > 1 and sum(part.max() for part in np.array_split(widths, columns)) > room:
@@ -190,14 +190,14 @@ def legend_columns(labels: Sequence[str], room: float, fontsize: float = 7) -> i
 
 
 def set_texts(ax: Axes, texts: Mapping[str, Any], extra: Sequence[Line2D] = ()) -> None:
-    """Set names of the axes, title and legend, as :class:`~sharpness.plots.options.TextOptions` has them."""
+    """Set labels of the axes, title and legend from :class:`~sharpness.plots.options.TextOptions`."""
     ax.set(xlabel=texts["xlabel"], ylabel=texts["ylabel"], title=texts["title"] or "")
     if texts["legend"]:
         legend_above(ax, texts["title"], extra)
 
 
 def legend_above(ax: Axes, title: str | None = None, extra: Sequence[Line2D] = ()) -> None:
-    """A legend over the Axes, in as few rows as fit, and ``title`` above it; ``extra`` entries come last."""
+    """Draw a legend above the Axes, in as few rows as fit, and ``title`` above it; ``extra`` entries come last."""
     handles, labels = ax.get_legend_handles_labels()
     handles, labels = [*handles, *extra], [*labels, *(str(line.get_label()) for line in extra)]
     room = 1.05 * size_of(ax)[0]  # a layout widens the Axes

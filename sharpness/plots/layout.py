@@ -1,4 +1,4 @@
-"""Panels on a new figure: rows that are about equally long, names of the axes once, a height that fits."""
+"""Panels on a new figure: rows of about equal length, labels of the axes once, a height that fits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sharpness.plots.panels import Panel
 from sharpness.plots.small_multiples import across
 from sharpness.plots.style import COLUMN, PAGE, figure_of, figure_width, shown_figure
 
-#: Inches of a panel of a figure of a given width, below which a single row goes on below instead.
+#: Minimum width in inches of a panel on a figure of a given width; narrower rows are wrapped.
 LEAST = 0.8
-#: Inches between numbers and the name below them, which a tight layout would not leave.
+#: Inches between tick labels and the label of the axis, which a tight layout would not leave.
 GAP = 0.06
 
 
@@ -30,7 +30,7 @@ class Grid(NamedTuple):
 
 
 def new_grid(rows: Mapping[str, Mapping[str, Panel]], kind: str) -> Grid:
-    """Axes for every panel; those of planes are too high until :func:`fit_height`."""
+    """Create Axes for every panel; those of planes are too high until :func:`fit_height`."""
     counts = [len(row) for row in rows.values()]
     beside = 0.75 + (0.2 if len(counts) > 1 else 0) + (0 if kind == "contour" else 0.75)
     asked = options_in_force().inches
@@ -52,7 +52,7 @@ def new_grid(rows: Mapping[str, Mapping[str, Panel]], kind: str) -> Grid:
             "constrained", w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0, rect=(named, 0, 1 - named, 1)
         )
     grid = figure.subplots(down, columns, subplot_kw={"projection": "3d"} if surface else {}, squeeze=False)
-    # Each row begins a line of its own, and its last line may be shorter than the others.
+    # Each row starts on a new line, and its last line may be shorter than the others.
     begins = np.cumsum([0, *lines[:-1]]) * columns
     places = [ax for begin, n in zip(begins, counts, strict=True) for ax in grid.flat[begin : begin + n]]
     for ax in set(grid.flat) - set(places):
@@ -61,7 +61,7 @@ def new_grid(rows: Mapping[str, Mapping[str, Panel]], kind: str) -> Grid:
 
 
 def name_once(places: Sequence[Axes], xlabel: str, ylabel: str, kind: str) -> None:
-    """Names of the axes of all panels: below and left of them; those of surfaces in one line below."""
+    """Label the axes of all panels once: below and left of them, or for surfaces in one line below."""
     figure = figure_of(places)
     if kind == "surface":
         room = 72 / figure.dpi * figure.bbox.width
@@ -77,8 +77,8 @@ def name_once(places: Sequence[Axes], xlabel: str, ylabel: str, kind: str) -> No
 
 
 def draw_once(places: Sequence[Axes]) -> None:
-    """Put the numbers of surfaces in their places: Matplotlib before 3.11 measures them where they were last drawn, and
-    gives up the layout where they never were.
+    """Draw surfaces once to place their tick labels: before 3.11, Matplotlib measures these where they were last drawn,
+    and gives up the layout if they never were.
     """
     if matplotlib.__version_info__ < (3, 11):
         figure = figure_of(places, outermost=True)
@@ -89,10 +89,10 @@ def draw_once(places: Sequence[Axes]) -> None:
 
 
 def fit_height(places: Sequence[Axes]) -> None:
-    """Take away the height that panels of equal scales do not use."""
+    """Remove the height that panels with equal scales do not use."""
     figure = figure_of(places, outermost=True)
     engine = figure.get_layout_engine()
-    for _ in range(2):  # names of rows find their place once the numbers have theirs
+    for _ in range(2):  # names of rows are placed after the tick labels
         engine.execute(figure)
     width, height = figure.get_size_inches()
     spare: dict[int, list[float]] = {}

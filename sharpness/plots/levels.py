@@ -1,4 +1,4 @@
-"""Levels that all surfaces of a picture share, also where a loss explodes."""
+"""Levels that all surfaces of a picture share, even if a loss explodes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, LogNorm, N
 
 from sharpness.errors import UserError, choose
 
-#: How heights become levels, and the quantile of the heights that the last level stands at unless given.
+#: Scales of levels, and the default quantile of the values for the last level.
 SCALES = {"clipped": 0.9, "linear": 1.0, "log": 1.0}
 #: Colour maps with a pale middle, for values of both signs.
 DIVERGING = ("RdBu_r", "RdBu", "coolwarm", "bwr", "seismic", "PuOr", "PuOr_r", "PiYG", "PRGn", "BrBG")
-#: A logarithmic scale begins at most this many decades below 1, or below the highest value if that is less: losses in
+#: A logarithmic scale starts at most this many decades below 1, or below the highest value if that is less: losses in
 #: single precision resolve no more.
 DECADES = 8
-#: The ends of a scale beyond which there are values.
+#: The ends of a scale that values exceed.
 Extend = Literal["neither", "min", "max", "both"]
 
 
@@ -29,8 +29,8 @@ class Levels:
 
     Attributes:
         edges: (n + 1,), rising.
-        log: whether heights and colours between them are logarithmic where they are continuous.
-        extend: ``"neither"``, ``"min"``, ``"max"`` or ``"both"``: the ends beyond which there are values.
+        log: whether continuous heights and colours between them are logarithmic.
+        extend: ``"neither"``, ``"min"``, ``"max"`` or ``"both"``: the ends that values exceed.
     """
 
     edges: np.ndarray
@@ -38,9 +38,9 @@ class Levels:
     extend: Extend = "max"
 
     def colors(self, name: str, bands: bool) -> Colormap:
-        """The colour map of that name for :meth:`bands`, or for :meth:`shades`; a diverging one has its middle at zero.
+        """The named colour map for :meth:`bands` or :meth:`shades`; a diverging one has its middle at zero.
 
-        Colours on both sides grow with the square root of the value, so that small values of either sign show.
+        Colours on both sides follow the square root of the value, so that small values of either sign are visible.
         """
         if name not in DIVERGING:
             return colormaps[name]
@@ -52,11 +52,11 @@ class Levels:
         return ListedColormap(colormaps[name](0.5 + 0.5 * sides), name)
 
     def bands(self) -> BoundaryNorm:
-        """One colour between two levels, and one of its own beyond an end."""
+        """One colour between two levels, and another beyond an end that values exceed."""
         return BoundaryNorm(self.edges, 256, extend=self.extend)
 
     def shades(self) -> Normalize:
-        """Colours without steps."""
+        """Continuous colours."""
         return (LogNorm if self.log else Normalize)(self.edges[0], self.edges[-1])
 
     def heights(self, values: np.ndarray) -> np.ndarray:
@@ -84,14 +84,14 @@ def shared_levels(
 ) -> np.ndarray:
     """Contour levels (number + 1,) that all surfaces share, from their lowest point up to a quantile of their values.
 
-    Cells that are not finite count for nothing.
+    Cells that are not finite are ignored.
 
     Args:
-        clip: the quantile: 0.9 of a clipped scale, so that a single steep corner does not wash out the rest, and 1, the
-            highest point, of the others.
-        scale: ``"clipped"``: evenly in the square root of the height above the lowest point, so that the bottom of the
-            bowls shows; ``"linear"``: evenly; ``"log"``: evenly in the logarithm of the value, from the smallest one
-            above zero, but no lower than 1e-8 times the highest one or, if that is above 1, than 1e-8.
+        clip: the quantile; by default 0.9 for a clipped scale, so that a single steep corner does not wash out the
+            rest, and 1, the highest point, for the others.
+        scale: ``"clipped"``: evenly in the square root of the height above the lowest point, so that the bottom of a
+            bowl is visible; ``"linear"``: evenly; ``"log"``: evenly in the logarithm of the value, from the smallest
+            one above zero, but no lower than 1e-8 times the highest one or, if that is above 1, than 1e-8.
 
     Raises:
         UserError: an unknown scale, a quantile outside (0, 1], no finite value, or none above zero for ``"log"``.
@@ -119,8 +119,8 @@ def shared_levels(
 def signed_levels(surfaces: Sequence[np.ndarray], number: int = 12, clip: float = 1.0) -> np.ndarray:
     """Contour levels of both signs that all surfaces share: squares of even steps up and down from zero.
 
-    They go from the lowest value to a quantile ``clip`` of all. Zero is within a band, because a level would trace the
-    noise of a flat surface.
+    They range from the lowest value to the quantile ``clip``. Zero is within a band, because a level at zero would
+    trace the noise of a flat surface.
 
     Raises:
         UserError: no finite value.
@@ -134,7 +134,7 @@ def signed_levels(surfaces: Sequence[np.ndarray], number: int = 12, clip: float 
     high = max(float(np.quantile(found, clip)), 1e-6)
     down, up = np.sqrt([max(-float(found.min()), 0.0), high])
     above = round((number + 1) * up / (up + down))
-    # Of what hardly rises, even steps up to the top would be too many down to the bottom: those begin there instead.
+    # If the top is much closer to zero than the bottom, its steps would be too many: they start at the bottom instead.
     step = up / (above - 0.5) if above > 1 else down / (number - 0.5)
     above, below = (max(1, np.ceil(side / step + 0.5 - 1e-9)) for side in (up, down))
     edges = (np.arange(-below, above) + 0.5) * step
@@ -152,10 +152,10 @@ def _logarithmic(values: np.ndarray, number: int, clip: float) -> np.ndarray:
 
 
 def level_labels(levels: np.ndarray, log: bool = False) -> list[str]:
-    r"""Levels with the same number of decimals, as few as tell each from its neighbours.
+    r"""Labels of levels with the same number of decimals, as few as distinguish neighbours.
 
-    Where that would take more than six digits, each has as few digits as it needs, and a power of ten; ``log`` levels
-    always.
+    If that takes more than six digits, and always for ``log`` levels, each label has as few digits as it needs, with a
+    power of ten.
 
     >>> level_labels(np.array([0.0, 0.7712, 1.5]))
     ['0.0', '0.8', '1.5']
@@ -180,7 +180,7 @@ def level_labels(levels: np.ndarray, log: bool = False) -> list[str]:
 
 
 def decade_ticks(low: float, high: float, most: int = 5) -> tuple[np.ndarray, list[str]]:
-    """Positions and labels of powers of ten between two values; of 1, 2 and 5 times these, or of even ratios, if few.
+    """Positions and labels of powers of ten between two values; if few, of 1, 2 and 5 times these, or even ratios.
 
     >>> decade_ticks(0.02, 3e12)[1]
     ['$10^{-1}$', '$10^{2}$', '$10^{5}$', '$10^{8}$', '$10^{11}$']
@@ -202,7 +202,7 @@ def decade_ticks(low: float, high: float, most: int = 5) -> tuple[np.ndarray, li
 
 
 def _number(value: float, digits: int) -> str:
-    """The number with a given number of digits, with a power of ten where it is far from 1."""
+    """The number with a given number of digits, with a power of ten if it is far from 1."""
     if 1e-3 <= abs(value) < 1e5:
         return np.format_float_positional(float(f"{value:.{digits}g}"), trim="-")
     mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")

@@ -18,9 +18,9 @@ from sharpness.plots.trainings import draw_spread_band, trainings_key
 
 #: x (n,) and y (n,).
 Curve = tuple[np.ndarray, np.ndarray]
-#: Of curves that are subsets of one model's classes, whose first one is of all of them.
+#: Colours of curves of subsets of one model's classes; the first is for all samples.
 SUBSET_COLORS = (COLORS[-1], *COLORS[:-1])
-#: Where a curve is not finite.
+#: Style of points that are not finite.
 NOT_FINITE: dict[str, Any] = {"linestyle": "", "marker": "x", "markersize": 3, "markeredgewidth": 0.8}
 
 
@@ -34,13 +34,13 @@ def plot_lines(
     trainings: Mapping[str, np.ndarray] | None = None,
     **options: Unpack[AxisOptions],
 ) -> Axes:
-    """Draw ``{label: (x (n,), y (n,))}``, each curve with a colour and a line style of its own.
+    """Draw ``{label: (x (n,), y (n,))}``, each curve with its own colour and line style.
 
-    Values that are not finite leave a gap, and a cross at the upper end of the picture.
+    Values that are not finite leave a gap, with a cross at the upper end of the picture.
 
     Args:
-        marks: names and positions x of models, which have a line each, with their name at its top.
-        colors: of the curves; by default those of models.
+        marks: names and positions x of models, each drawn as a line with the name at its top.
+        colors: colours of the curves; by default those of models.
         trainings: ``{label: (S, n)}`` curves of models that were trained several times: a band of one standard
             deviation around their mean, which is the curve.
         options: see :class:`~sharpness.plots.options.AxisOptions`.
@@ -65,10 +65,10 @@ def plot_line_panels(
     trainings: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     **options: Unpack[AxisOptions],
 ) -> list[Axes]:
-    """Draw a panel of :func:`plot_lines` for each ``{title: curves}``, all with the same limits, and one legend.
+    """Draw a panel of :func:`plot_lines` for each ``{title: curves}``, with common limits and one legend.
 
     Raises:
-        UserError: another number of Axes than panels.
+        UserError: the number of Axes is not that of the panels.
     """
     with style():
         multiples = SmallMultiples(len(panels), axes, height=1.5)
@@ -81,7 +81,7 @@ def plot_line_panels(
             everything = [y for curves in panels.values() for _, y in curves.values()]
             for ax in multiples.places:
                 set_log(ax, "y", everything)
-        # Last, because a logarithmic axis has other limits.
+        # Last, because a logarithmic axis changes the limits.
         ends = [ax.get_ylim() for ax in multiples.places]
         for ax in multiples.places:
             ax.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
@@ -98,7 +98,7 @@ def _draw(
     colors: Sequence[str],
     trainings: Mapping[str, np.ndarray] | None = None,
 ) -> list[Any]:
-    """Curves, crosses and marks; returned are the entries of a legend."""
+    """Draw curves, crosses and marks, and return the legend entries."""
     handles: list[Any] = []
     lost = False
     for i, ((label, (x, y)), shade) in enumerate(zip(curves.items(), colors_of(list(curves), colors), strict=True)):
@@ -108,7 +108,7 @@ def _draw(
         missing = ~np.isfinite(y)
         if missing.any():
             lost = True
-            # At the top of the panel, every model a little lower, so that the crosses of all are seen.
+            # At the top of the panel, each model a little lower, so that all crosses are visible.
             at_top = ax.get_xaxis_transform()
             ax.plot(
                 x[missing], np.full(missing.sum(), 0.98 - 0.04 * i), color=shade, transform=at_top, gid="not finite",

@@ -1,4 +1,4 @@
-"""Marks on the picture of a plane: its centre, other models, a trajectory, evaluated points."""
+"""Marks on the picture of a plane: the centre, other models, a trajectory, evaluated points."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 
 from sharpness.plots.panels import Marks, Panel
 
-#: Of lines and letters that must be seen on any colour.
+#: Halo of lines and letters that must be visible on any colour.
 HALO = [withStroke(linewidth=1.4, foreground="white", alpha=0.9)]
 CENTER: dict[str, Any] = {
     "marker": "o",
@@ -53,7 +53,7 @@ def inside(panel: Panel, points: np.ndarray) -> np.ndarray:
 
 
 def shows_center(panel: Panel) -> bool:
-    """True if the centre lies on the panel, and no mark on the centre."""
+    """True if the centre is on the panel, and no mark is on the centre."""
     if panel.marks is not None:
         near = np.abs(panel.marks.points) / [np.ptp(panel.x), np.ptp(panel.y)] < 0.01
         if near.all(axis=1).any():
@@ -62,10 +62,10 @@ def shows_center(panel: Panel) -> bool:
 
 
 def draw_marks(ax: Axes, panel: Panel, points: bool = False) -> list[Line2D]:
-    """Mark the centre, and what the panel marks; returned is the key to them, as far as names do not say it.
+    """Draw the centre and the panel's marks, and return legend entries for those without names.
 
     Args:
-        points: also draw a tiny dot wherever the panel was evaluated.
+        points: whether to draw a tiny dot at every evaluated point.
     """
     keys = []
     if points and panel.evaluated is not None:
@@ -81,7 +81,7 @@ def draw_marks(ax: Axes, panel: Panel, points: bool = False) -> list[Line2D]:
 
 
 def _draw_trajectory(ax: Axes, marks: Marks) -> list[Line2D]:
-    """The path from an open square to a star."""
+    """Draw the path, from an open square to a star."""
     x, y = marks.points.T
     return [
         *ax.plot(x, y, gid="trajectory", **TRAJECTORY),
@@ -91,7 +91,7 @@ def _draw_trajectory(ax: Axes, marks: Marks) -> list[Line2D]:
 
 
 def _draw_models(ax: Axes, panel: Panel, marks: Marks) -> None:
-    """Diamonds, and names towards the middle of the panel."""
+    """Draw diamonds, with names towards the middle of the panel."""
     shown = inside(panel, marks.points)
     ax.plot(*marks.points[shown].T, linestyle="", gid="models", **MODEL)
     middle = np.array([panel.x[[0, -1]].mean(), panel.y[[0, -1]].mean()])

@@ -1,4 +1,4 @@
-"""Options that every picture takes: which models in which order, their names and colours, size, title, scale, Axes."""
+"""Options of every picture: models and their order, names and colours, size, title, scale, Axes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sharpness.keywords import Default
 
 #: Widths in inches of one and of two columns of a paper.
 WIDTHS = {"single": 3.3, "double": 6.9}
-#: Inches that a figure can have along a side.
+#: Minimum and maximum side of a figure in inches.
 LEAST, MOST = 1.0, 40.0
 
 
@@ -22,10 +22,10 @@ class TextOptions(TypedDict, total=False):
     """Texts of a picture.
 
     Attributes:
-        title: above the picture.
-        xlabel: of the horizontal axis.
-        ylabel: of the vertical axis.
-        legend: whether to draw one.
+        title: title above the picture.
+        xlabel: label of the horizontal axis.
+        ylabel: label of the vertical axis.
+        legend: whether to draw a legend.
     """
 
     title: str | None
@@ -38,7 +38,7 @@ class AxisOptions(TextOptions, total=False):
     """Texts and scale of a picture.
 
     Attributes:
-        log: a logarithmic axis, linear around zero where there are values of both signs.
+        log: a logarithmic axis, which is linear around zero if there are values of both signs.
     """
 
     log: Annotated[bool, Default(False)]
@@ -49,20 +49,20 @@ class PlotOptions:
     """The look of a picture, independent of its content.
 
     Args:
-        order: labels of the models to draw, in this order, others are left out; or, where classes stand beside each
-            other, names of classes.
-        labels: names to show instead, ``{label: name}``, of models and of classes that stand beside each other.
-        palette: colours of models or subsets: a list, ``{label: colour}``, or the name of one of seaborn's palettes; of
-            surfaces and heat maps the name of a colour map.
+        order: labels of the models to draw, in this order; others are left out. If classes are side by side, names of
+            classes as well.
+        labels: names to show instead, ``{label: name}``, for models and for classes that are side by side.
+        palette: colours of models or subsets: a list, ``{label: colour}``, or the name of one of seaborn's palettes;
+            for surfaces and heat maps, the name of a colour map.
         figsize: width and height of the figure in inches.
-        width: of the figure: ``"single"`` (3.3 in) or ``"double"`` (6.9 in) for one or two columns of a paper, or
+        width: width of the figure: ``"single"`` (3.3 in) or ``"double"`` (6.9 in) for one or two columns of a paper, or
             inches. The height follows from what is drawn.
-        title: above the picture.
-        log: a logarithmic scale of the values; linear around zero where there are values of both signs.
-        ax: the Axes to draw on, or as many as there are panels; a new figure unless given.
+        title: title above the picture.
+        log: a logarithmic scale of the values, which is linear around zero if there are values of both signs.
+        ax: the Axes to draw on, one for each panel; by default a new figure.
 
     Raises:
-        UserError: a value of another kind, both sizes, or a size with ``ax``, whose figure has one.
+        UserError: an invalid value, both sizes, or a size with ``ax``, whose figure already has one.
 
     >>> PlotOptions(width="single").inches, PlotOptions(figsize=(5, 3)).inches, PlotOptions().inches
     (3.3, 5, None)
@@ -104,18 +104,18 @@ class PlotOptions:
 
     @property
     def inches(self) -> Any:
-        """The width that was asked for, if any."""
+        """The requested width, if any."""
         if self.figsize is not None:
             return self.figsize[0]
         return WIDTHS[self.width] if isinstance(self.width, str) else self.width
 
     def name_of(self, label: str) -> str:
-        """The label of a model or class."""
+        """The name to show for a model or class."""
         return str((self.labels or {}).get(label, label))
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Pictures drawn inside the ``with`` have these options."""
+        """Apply these options to pictures drawn inside the ``with`` block."""
         token = _in_force.set(self)
         try:
             yield
@@ -124,12 +124,12 @@ class PlotOptions:
 
 
 def looks_of(options: Mapping[str, Any], names: Sequence[str], what: str) -> tuple[PlotOptions, dict[str, str]]:
-    """Options of a picture of named things, and the names to show of those that are drawn, in their order.
+    """Return the options of a picture of named items, and the names to show for the drawn items, in their order.
 
     Args:
         options: see :class:`PlotOptions`.
-        names: that there are.
-        what: they are, such as ``"model"``.
+        names: names of all items.
+        what: the kind of the items, such as ``"model"``.
 
     Raises:
         UserError: a value out of range, or an unknown name.
@@ -140,9 +140,9 @@ def looks_of(options: Mapping[str, Any], names: Sequence[str], what: str) -> tup
     return looks, {name: looks.name_of(name) for name in looks.order or names}
 
 
-#: Names and kinds of what every picture takes.
+#: Names of the options of every picture.
 COMMON = tuple(field.name for field in fields(PlotOptions))
-# Size and colours matter in the innermost functions that draw, as rcParams do; nothing between has to hand them down.
+# A context variable, like rcParams: only the innermost plotting functions need size and colours.
 _in_force: ContextVar[PlotOptions] = ContextVar("plot options", default=PlotOptions())  # noqa: B039
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from sharpness.plots.panels import cell_edges
 
-#: Seen on any colours: a white line around a black one.
+#: Visible on any colour: a white line around a black one.
 UNDER: dict[str, Any] = {"colors": "white", "linewidths": 2.0, "zorder": 3}
 OVER: dict[str, Any] = {"colors": "black", "linewidths": 0.9, "zorder": 3.1}
 
@@ -18,17 +18,17 @@ OVER: dict[str, Any] = {"colors": "black", "linewidths": 0.9, "zorder": 3.1}
 def outline_basins(
     ax: Axes, x: np.ndarray, y: np.ndarray, basins: Sequence[tuple[np.ndarray, float, float, bool]]
 ) -> Axes:
-    """Draw a line around the cells of every basin, solid around that which holds the model, and a cross at its bottom.
+    """Draw a line around the cells of every basin, solid if it holds the model, and a cross at the bottom.
 
     Args:
-        ax: of a plane.
-        x: (nx,) places of the columns.
-        y: (ny,) places of the rows.
-        basins: of each its cells (ny, nx), the x and the y of its bottom, and whether it holds the model.
+        ax: Axes of a plane.
+        x: (nx,) positions of the columns.
+        y: (ny,) positions of the rows.
+        basins: for each, its cells (ny, nx), the x and the y of its bottom, and whether it holds the model.
     """
     limits = ax.get_xlim(), ax.get_ylim()
     edges = cell_edges(x, True), cell_edges(y, True)
-    # Each cell as two by two, so that the line follows cells that touch the edge of the plane, too.
+    # Each cell is split into two by two, so that the line also follows cells at the edge of the plane.
     # In the order of the cells, which may descend.
     fine = [np.stack([e[:-1] + 1e-6 * np.diff(e), e[1:] - 1e-6 * np.diff(e)], axis=1).ravel() for e in edges]
     outer = [np.concatenate([[e[0]], f, [e[-1]]]) for e, f in zip(edges, fine, strict=True)]

@@ -50,7 +50,7 @@ def check_panel(name: str, panel: Panel) -> None:
 def cell_edges(positions: np.ndarray, whole: bool = False) -> np.ndarray:
     """Edges (n + 1,) of the cells around n positions, half-way between them.
 
-    The first and the last cell end at their positions, or reach beyond by half a step if ``whole``.
+    The first and the last cell end at their positions, or half a step beyond if ``whole``.
 
     >>> cell_edges(np.array([0.0, 1.0, 3.0])).tolist()
     [0.0, 0.5, 2.0, 3.0]

@@ -23,7 +23,7 @@ from sharpness.plots.small_multiples import explain, given_axes
 from sharpness.plots.style import SURFACE_COLORS, color_map, figure_of, style
 from sharpness.plots.surfaces import BEHIND, draw_surface
 
-#: ``f(ax, panel, levels, colors)`` draws, and returns the key to what is not on the scale.
+#: Functions ``f(ax, panel, levels, colors)`` that draw, and return the key to what is not on the scale.
 DRAW: dict[str, Callable[[Axes, Panel, Levels, str], Sequence[Artist]]] = {
     "filled": draw_filled,
     "contour": draw_contours,
@@ -40,21 +40,21 @@ class PlaneOptions(TypedDict, total=False):
     Attributes:
         kind: ``"filled"`` contours, ``"contour"`` lines with their values, ``"heatmap"`` (a raster of the cells), or
             ``"surface"``.
-        scale: ``"clipped"``, ``"linear"`` or ``"log"``, up to the quantile ``clip``: see :func:`shared_levels`. What is
-            beyond the last level has one colour, and the bar an arrow.
-        clip: a quantile of the values.
-        levels: (n,) to use instead, or ``{row: (n,)}``.
-        share: ``"row"``: every row has levels of its own; ``"all"``: all have the same ones.
-        points: also draw a dot wherever a panel was evaluated.
-        colorbar: whether to draw one.
+        scale: ``"clipped"``, ``"linear"`` or ``"log"``, up to the quantile ``clip``: see :func:`shared_levels`. Values
+            beyond the last level have one colour, marked by an arrow at the bar.
+        clip: quantile of the values for the last level.
+        levels: (n,) levels to use instead, or ``{row: (n,)}``.
+        share: ``"row"``: every row has its own levels; ``"all"``: all rows have the same levels.
+        points: whether to draw a dot at every evaluated point.
+        colorbar: whether to draw a colour bar.
         titles: whether the first row has the names of the models.
-        xlabel: of the first direction.
-        ylabel: of the second direction.
-        label: of the colour bar: the quantity and its unit.
-        title: above the picture.
+        xlabel: label of the first direction.
+        ylabel: label of the second direction.
+        label: label of the colour bar: the quantity and its unit.
+        title: title above the picture.
         log: the same as ``scale="log"``.
-        colors: a colour map of matplotlib's; of a diverging one the middle is zero, and a scale that is not given runs
-            from the lowest to the highest value, evenly in the square root of its size.
+        colors: a colour map of matplotlib. The middle of a diverging one is zero, and its default scale runs from the
+            lowest to the highest value, evenly in the square root of their size.
     """
 
     kind: Annotated[str, Default("filled")]
@@ -77,13 +77,13 @@ class PlaneOptions(TypedDict, total=False):
 def plot_planes(
     panels: Mapping[str, PanelLike], axes: Axes | Sequence[Axes] | None = None, **options: Unpack[PlaneOptions]
 ) -> list[Axes]:
-    """Draw ``{label: panel}`` side by side on levels and colours that all share; a panel may be ``(x, y, z)``.
+    """Draw ``{label: panel}`` side by side with common levels and colours; a panel may be ``(x, y, z)``.
 
-    A new figure breaks them into rows of about equal length, six panels at most.
+    A new figure has rows of about equal length, with at most six panels.
 
     Args:
-        panels: of the models.
-        axes: as many as there are panels; new ones unless given.
+        panels: panels of the models.
+        axes: one for each panel; by default new ones.
         options: see :class:`PlaneOptions`.
     """
     return plot_plane_grid({"": panels}, axes, **options)
@@ -95,15 +95,15 @@ def plot_plane_grid(
     axes: Axes | Sequence[Axes] | None = None,
     **options: Unpack[PlaneOptions],
 ) -> list[Axes]:
-    """Draw ``{row: {label: panel}}``: rows of classes, columns of models. The Axes come back row by row.
+    """Draw ``{row: {label: panel}}``: rows of classes, columns of models, and return the Axes row by row.
 
     Args:
-        rows: of panels.
-        axes: as many as there are panels, row by row; new ones unless given.
+        rows: rows of panels.
+        axes: one for each panel, row by row; by default new ones.
         options: see :class:`PlaneOptions`.
 
     Raises:
-        UserError: an unknown kind or scale, another number of Axes, a panel without an area, nothing finite to draw.
+        UserError: an unknown kind or scale, a wrong number of Axes, a panel without an area, nothing finite to draw.
     """
     kind, scale, clip, levels = options["kind"], options["scale"], options["clip"], options["levels"]
     share, label, title = options["share"], options["label"], options["title"]
@@ -117,13 +117,13 @@ def plot_plane_grid(
     for row, panels in table.items():
         for name, panel in panels.items():
             check_panel(f"{name} {row}".strip(), panel)
-    # Colours of two signs have their middle at zero, which levels that begin at the lowest value would not hit.
+    # The middle of diverging colours is zero, which levels that start at the lowest value would miss.
     if colors in DIVERGING and scale == "clipped" and levels is None:
         surfaces = {row: [panel.z for panel in panels.values()] for row, panels in table.items()}
         shared = [z for zs in surfaces.values() for z in zs] if share == "all" else None
         levels = {row: signed_levels(shared or zs, clip=1.0 if clip is None else clip) for row, zs in surfaces.items()}
     scales = _scales(table, share, scale, clip, levels)
-    # Names of axes stand once for all panels of a figure of our own; around given Axes there may be no room for that.
+    # On a new figure, axes are labelled once for all panels; around given Axes there may be no room for that.
     own = axes is None
     once = own and (kind == "surface" or sum(map(len, table.values())) > 1)
     with style():
@@ -133,7 +133,7 @@ def plot_plane_grid(
         bands = np.split(np.array(places, dtype=object), np.cumsum([len(p) for p in table.values()])[:-1])
         if kind == "contour":
             keys["lines"] = _line_key(label, colors)
-        elif options["colorbar"]:  # before the frames, which have to know how much room it leaves
+        elif options["colorbar"]:  # before the frames, which need to know how much room it leaves
             groups = [(list(band), scales[row]) for band, row in zip(bands, table, strict=True)]
             if share == "all":
                 groups = [(places, groups[0][1])]
@@ -166,14 +166,14 @@ def plot_plane_grid(
         elif keys:
             look: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "borderpad": 0.3, "fontsize": 6}
             places[-1].legend(handles=list(keys.values()), loc="lower right", handlelength=1.2, **look)
-        # Last, because texts around the panels decide how much height is left over.
+        # Last, because texts around the panels determine how much height is left over.
         if own:
             (draw_once if kind == "surface" else fit_height)(places)
     return places
 
 
 def _draw(ax: Axes, panel: Panel, levels: Levels, kind: str, colors: str, points: bool) -> Sequence[Artist]:
-    """A panel and its frame; returned is the key to what the colours do not say."""
+    """Draw a panel and its frame, and return the key to what is not on the colour scale."""
     if kind == "surface":
         return draw_surface(ax, panel, levels, colors)
     drawn = DRAW[kind](ax, panel, levels, colors)

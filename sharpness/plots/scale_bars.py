@@ -1,4 +1,4 @@
-"""Colour bars beside panels: round numbers with the same number of digits, names above each other."""
+"""Colour bars next to panels: round numbers with the same number of digits, aligned labels."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from sharpness.plots.labels import size_of, width_of
 from sharpness.plots.levels import Levels, decade_ticks, level_labels
 from sharpness.plots.style import figure_of
 
-#: Width, and distance from the panels, in inches, of a bar that has to find its place beside given panels itself.
+#: Width, and distance from the panels, in inches, of a bar next to given panels without a layout.
 BAR, GAP = 0.09, 0.06
 
 
 def scale_bars(
     groups: Sequence[tuple[Sequence[Axes], Levels]], bands: bool, label: str, colors: str, laid_out: bool
 ) -> None:
-    """A bar for each group of panels.
+    """Draw a bar for each group of panels.
 
     Args:
-        bands: a colour for each level, not shades between them.
-        laid_out: whether a layout gives the bars their places; otherwise they take room from their panels, and are as
-            high as these.
+        bands: whether each band between levels has one colour, instead of continuous shades.
+        laid_out: whether a layout places the bars; otherwise they take room from their panels, and have their height.
     """
     marked = [bar_ticks(levels, bands) for _, levels in groups]
     widths = [width_of(texts, 7) for _, texts in marked]
@@ -38,7 +37,7 @@ def scale_bars(
         high = sum({round(ax.get_position().y0, 6): size_of(ax)[1] / 72 for ax in places}.values())
         room: dict[str, Any] = {"shrink": 0.85, "pad": pad, "aspect": float(np.clip(0.7 * high / BAR, 8, 20))}
         if not laid_out:
-            inches = BAR + 2 * GAP + (max(widths) + 32) / 72  # and for the numbers of a panel beside it
+            inches = BAR + 2 * GAP + (max(widths) + 32) / 72  # and for the numbers of a panel next to it
             across = sum({round(ax.get_position().x0, 6): size_of(ax)[0] / 72 for ax in places}.values())
             room = {"fraction": min(0.45, inches / across), "pad": 0.0, "aspect": 20}
         bar = figure_of(places).colorbar(
@@ -47,7 +46,7 @@ def scale_bars(
         bar.set_ticks(ticks.tolist())
         bar.set_ticklabels(texts)
         bar.minorticks_off()
-        # Labels of several bars would stand on each other where panels are low: one for all, beside the middle.
+        # Labels of several bars would overlap if panels are low: one for all, next to the middle.
         if len(groups) == 1 or width_of([label], 8) < 72 * high or places is groups[len(groups) // 2][0]:
             bar.set_label(label, labelpad=3 + max(widths) - width)
         if not laid_out and not any(isinstance(ax, Axes3D) for ax in places):
@@ -56,7 +55,7 @@ def scale_bars(
 
 
 def bar_ticks(levels: Levels, bands: bool) -> tuple[np.ndarray, list[str]]:
-    """Positions on a bar and their labels: every third level of bands, else round numbers; or powers of ten.
+    """Positions on a bar and their labels: every third level of bands, otherwise round numbers; or powers of ten.
 
     >>> bar_ticks(Levels(np.linspace(0, 26.5, 13)), bands=False)[1]
     ['0', '5', '10', '15', '20', '25']
@@ -64,7 +63,7 @@ def bar_ticks(levels: Levels, bands: bool) -> tuple[np.ndarray, list[str]]:
     low, high = levels.edges[[0, -1]]
     if levels.log:
         ticks, texts = decade_ticks(low, high)
-        # Between two levels a bar of bands is linear, and a power of ten stands where its logarithm is.
+        # Between two levels a bar of bands is linear, and a power of ten is placed by its logarithm.
         return np.interp(np.log10(ticks), np.log10(levels.edges), levels.edges) if bands else ticks, texts
     if bands:
         step = 3 if len(levels.edges) > 8 else 1
@@ -76,7 +75,7 @@ def bar_ticks(levels: Levels, bands: bool) -> tuple[np.ndarray, list[str]]:
 
 
 class _Beside:
-    """The position of a bar: right of its panels, as high as these are drawn."""
+    """The position of a bar: right of its panels, with their height as drawn."""
 
     def __init__(self, places: Sequence[Axes]) -> None:
         self.places = places

@@ -1,4 +1,4 @@
-"""Logarithmic axes, also of numbers of both signs."""
+"""Logarithmic axes, including symmetric ones for values of both signs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 
 from sharpness.plots.labels import size_of
 
-#: Decades below the largest value that a symmetric logarithmic axis shows.
+#: Number of decades below the largest value on a symmetric logarithmic axis.
 DECADES = 4
 
 
 def set_symlog(ax: Axes, axis: Literal["x", "y"], linthresh: float) -> None:
-    """Make an axis linear between minus and plus ``linthresh``, logarithmic beyond, once everything is drawn."""
+    """Make an axis linear between plus and minus ``linthresh`` and logarithmic beyond, after everything is drawn."""
     getattr(ax, f"set_{axis}scale")("symlog", linthresh=linthresh)
     ticks = size_of(ax)[0] / 36 if axis == "x" else size_of(ax)[1] / 16
     getattr(ax, f"{axis}axis").get_major_locator().set_params(numticks=max(3, int(ticks)))
@@ -24,7 +24,7 @@ def set_symlog(ax: Axes, axis: Literal["x", "y"], linthresh: float) -> None:
 
 
 def set_log(ax: Axes, axis: Literal["x", "y"], values: Iterable[Any]) -> None:
-    """Make an axis logarithmic; linear around zero, too, if any of the ``values`` drawn on it is negative."""
+    """Make an axis logarithmic, and linear around zero if any of the ``values`` drawn on it is negative."""
     flat = np.concatenate([np.empty(0), *(np.ravel(v) for v in values)])
     sizes = np.abs(flat[np.isfinite(flat) & (flat != 0)])
     if not len(sizes) or (flat[np.isfinite(flat)] >= 0).all():

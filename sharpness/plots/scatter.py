@@ -1,4 +1,4 @@
-"""Scatter of outcomes against measures, a panel for each pair, with its rank correlation."""
+"""Scatter plots of outcomes against measures, a panel for each pair, with its rank correlation."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def plot_scatter(
 
     Args:
         points: with the columns ``model``, and the measures and outcomes that ``taus`` names.
-        taus: the coefficient and both ends of its interval, by measure and outcome, where there are enough points.
-        titles: of measures.
-        ax: (outcomes, measures) Axes, or a list of as many, row by row; new ones unless given.
-        title: above the panels, of a new figure.
-        log: whether measures are on logarithmic axes; where positive ones spread over a decade unless given.
+        taus: the coefficient and both ends of its interval, by measure and outcome, if there are enough points.
+        titles: titles of measures.
+        ax: (outcomes, measures) Axes, or a list of as many, row by row; by default new ones.
+        title: title above the panels of a new figure.
+        log: whether measures are on logarithmic axes; by default those whose values span a decade.
 
     Returns:
         The axes, (outcomes, measures).
 
     Raises:
-        UserError: another number of Axes than of panels, or a title where they are given.
+        UserError: the number of Axes is not that of the panels, or a title with given Axes.
     """
     measures, outcomes = (list(dict.fromkeys(key[i] for key in taus)) for i in (0, 1))
     models = list(dict.fromkeys(points["model"]))
@@ -67,7 +67,7 @@ def plot_scatter(
             row[0].set_ylabel(OUTCOME_TITLES[outcome])
         for place, measure in zip(axes[-1], measures, strict=True):
             place.set_xlabel(titles.get(measure, measure))
-        # Below, because a legend above would stand among the coefficients.
+        # Below, because a legend above would be among the coefficients.
         if len(models) > 1:
             handles, labels = axes[0, 0].get_legend_handles_labels()
             where = "outside lower center" if ax is None else "lower center"
@@ -76,7 +76,7 @@ def plot_scatter(
 
 
 def _scale(ax: Any, values: pd.Series, log: bool | None) -> None:
-    """Logarithmic on request, else where positive values spread over a decade, or few leave all others."""
+    """Make the axis logarithmic on request, or if positive values span a decade, or if few values are outliers."""
     known = values[np.isfinite(values)].to_numpy()
     sizes = np.abs(known[known != 0])
     if not len(sizes):

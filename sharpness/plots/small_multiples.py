@@ -1,4 +1,4 @@
-"""Panels of one kind: as many across as there is room for, numbers at the outer ones, one legend."""
+"""Panels of one kind: as many in a row as there is room for, tick labels at the outer ones, one legend."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sharpness.errors import UserError
 from sharpness.plots.labels import legend_columns
 from sharpness.plots.style import PAGE, figure_width, shown_figure
 
-#: Inches that a panel needs at least, and has at most.
+#: Minimum and maximum width of a panel in inches.
 NARROW, WIDE = 1.05, 1.9
-#: Panels in a row at most.
+#: Maximum number of panels in a row.
 ACROSS = 6
 
 
@@ -24,13 +24,13 @@ class SmallMultiples:
     """Axes for a number of panels: those given, or new ones with shared axes.
 
     Args:
-        number: of panels.
-        axes: to use; a new figure unless given.
-        columns: of the new figure; as many as there is room for unless given.
-        height: of a row of the new figure in inches.
+        number: number of panels.
+        axes: Axes to use; by default a new figure.
+        columns: columns of the new figure; by default as many as there is room for.
+        height: height of a row of the new figure in inches.
 
     Raises:
-        UserError: another number of Axes than panels.
+        UserError: the number of Axes is not that of the panels.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class SmallMultiples:
             empty.set_axis_off()
         self.places = list(grid.flat[:number])
         for i, ax in enumerate(self.places):
-            # Also of panels that have an empty place below them.
+            # Including panels with an empty place below them.
             ax.tick_params(labelbottom=i + self.columns >= number, labelleft=i % self.columns == 0)
 
     def finish(self, xlabel: str, ylabel: str, title: str | None, legend: Sequence[Artist]) -> list[Axes]:
-        """Name the axes once and explain what is drawn; returns the Axes.
+        """Label the axes once, explain what is drawn, and return the Axes.
 
         Raises:
-            UserError: a title for panels on Axes that were given, each of which has its own.
+            UserError: a title for panels on given Axes, which have their own titles.
         """
         if self.figure is None:
             if title is not None:
@@ -75,13 +75,13 @@ class SmallMultiples:
 
 
 def explain(figure: Figure, legend: Sequence[Artist], title: str | None = None, fontsize: float = 7) -> None:
-    """Put a legend above all panels of a figure that is laid out, in as few rows as fit, and a title above that."""
+    """Draw a legend above all panels of a figure with a layout, in as few rows as fit, and a title."""
     if title:
         figure.suptitle(title, fontsize=8)
     if legend:
         room = 72 * figure.get_figwidth() - 2 * fontsize
         ncols = legend_columns([str(h.get_label()) for h in legend], room, fontsize)
-        # A title and a legend above would stand on each other: matplotlib makes room for each by itself.
+        # A title and a legend above would overlap, because matplotlib makes room for each separately.
         look: dict[str, Any] = {"loc": "outside lower center" if title else "outside upper center"}
         look |= {"ncols": ncols, "columnspacing": 1.2, "handlelength": 2.2, "fontsize": fontsize}
         figure.legend(handles=list(legend), **look)
@@ -91,7 +91,7 @@ def given_axes(axes: Axes | Sequence[Axes], number: int) -> list[Axes]:
     """The Axes as a list.
 
     Raises:
-        UserError: another number of Axes was given.
+        UserError: a wrong number of Axes.
     """
     places = list(np.ravel(np.asarray(axes, dtype=object)))
     if len(places) != number:
@@ -100,11 +100,13 @@ def given_axes(axes: Axes | Sequence[Axes], number: int) -> list[Axes]:
 
 
 def across(number: int, width: float, columns: int | None = None, narrow: float = NARROW) -> int:
-    """Columns for panels on a figure of some width: rows about equally long, of six panels at most.
+    """The number of columns for panels on a figure: rows of about equal length, with at most six panels.
 
     Args:
-        columns: in place of six, unless there is room for fewer.
-        narrow: inches that a panel needs.
+        number: number of panels.
+        width: width of the figure in inches.
+        columns: maximum instead of six, if there is room.
+        narrow: minimum width of a panel in inches.
 
     >>> [across(n, 6.9) for n in (1, 6, 7, 8, 13)], [across(n, 3.3) for n in (2, 4, 5)], across(9, 14, columns=8)
     ([1, 6, 4, 4, 5], [2, 2, 3], 8)

@@ -21,15 +21,15 @@ class EndOptions(AxisOptions, total=False):
     """Options of :func:`plot_spectrum_ends`.
 
     Attributes:
-        intervals: of the largest and of the smallest, each ``{label: (2, C)}`` lower and upper ends of 95 %.
-        over: what the intervals are over, for the legend.
+        intervals: of the largest and of the smallest, each ``{label: (2, C)}`` lower and upper ends of 95 % intervals.
+        over: the source of variation of the intervals, for the legend.
         doubtful: of both, each ``{label: (C,)}``, True within two errors of zero: a white dot in the marker.
         trainings: of the largest and of the smallest, each ``{label: (S, C)}`` of models that were trained several
             times: a pale bar of one standard deviation around their mean, which is the value, and a dot for each.
-        flags: of the largest and of the smallest, each ``{label: (C,)}``, True where not converged: open markers.
+        flags: of the largest and of the smallest, each ``{label: (C,)}``, True if not converged: open markers.
         counts: (C,) training images, written below the names.
         linthresh: the axis is linear between minus this and this, and logarithmic beyond.
-        log: the same, with a threshold that suits the values.
+        log: the same, with a threshold chosen from the values.
     """
 
     intervals: tuple[Values, Values] | None
@@ -47,13 +47,13 @@ def plot_spectrum_ends(
 ) -> Axes:
     """Draw the spectrum of every class as a line from its smallest to its largest eigenvalue, models side by side.
 
-    With more than 30 classes a model is two curves, the largest eigenvalues and dashed the smallest; with more than 200
-    they are medians of neighbouring classes with 90 % of these, and the ten largest eigenvalues are named.
+    With more than 30 classes, a model has two curves: the largest eigenvalues, and dashed the smallest. With more than
+    200, curves are medians of neighbouring classes with bands of 90 %, and the ten largest eigenvalues are named.
 
     Args:
         largest: ``{label: (C,)}`` largest eigenvalues, NaN for none.
         smallest: ``{label: (C,)}`` smallest eigenvalues of the same models.
-        names: (C,) of the classes, in the order of the values.
+        names: (C,) names of the classes, in the order of the values.
         options: see :class:`EndOptions`.
     """
     intervals, trainings, linthresh = options["intervals"], options["trainings"], options["linthresh"]
@@ -62,7 +62,7 @@ def plot_spectrum_ends(
         ax = new_axes(ax, width=PAGE, height=2.8)
         points = ClassPoints(ax, list(largest), len(names), log=log_axis)
         for label in largest:
-            # Of many classes a model is two curves: the lines between their ends would cover each other.
+            # With many classes, a model has two curves, because lines between their ends would overlap.
             if not points.many:
                 ends = smallest[label], largest[label]
                 ax.vlines(points.places[label], *ends, color=points.colors[label], linewidth=0.8, alpha=0.7)
@@ -100,18 +100,18 @@ def plot_saddle_indicator(
 ) -> Axes:
     """Draw ``{label: (C,)}``, the most negative curvature of every class over its most positive one.
 
-    A minimum has 0: a smallest eigenvalue above zero has to count as zero. At 1 the loss of the class curves as much
-    down in one direction as up in another. Lines mark 0 and 1.
+    A minimum has 0, so a smallest eigenvalue above zero must count as zero. At 1, the loss of the class curves down in
+    one direction as much as up in another. Lines mark 0 and 1.
 
     Args:
-        ratio: NaN for none.
-        names: (C,) of the classes.
+        ratio: the indicator, NaN for none.
+        names: (C,) names of the classes.
         options: see :class:`~sharpness.plots.bars.ValueOptions`.
     """
     with style():
         ax = plot_class_values(ratio, names, ax, **options)
         label_classes(ax, names, options["counts"], options["xlabel"])
-        top = max(1.0, ax.get_ylim()[1])  # both lines are in the picture in any case
+        top = max(1.0, ax.get_ylim()[1])  # both lines are always in the picture
         ax.set_ylim(-0.04 * top, 1.05 * top)
         for height, text in ((0, "minimum"), (1, "balanced\nsaddle")):
             ax.axhline(height, color="0.4", linewidth=0.8, linestyle="--", zorder=1)

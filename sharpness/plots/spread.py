@@ -1,4 +1,4 @@
-"""Spread of a number over draws, model beside model."""
+"""Spread of a number over draws, with models side by side."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sharpness.plots.scales import set_log
 from sharpness.plots.style import COLUMN, PAGE, colors_of, dash, marker, new_axes, style
 from sharpness.plots.trainings import BAR, draw_spread_band, spread_ends, trainings_key
 
-#: Most trainings that can be told apart in the column of a paper.
+#: Maximum number of trainings that can be distinguished in a column of a paper.
 LEGIBLE = 8
-#: What a picture of single trainings shows.
+#: Explanation of a picture of single trainings.
 ONE_COLUMN = "dots: draws, bar: their mean, line: their range"
 BAND = "band: ± one deviation of draws"
 
@@ -36,10 +36,9 @@ def plot_spread(
 ) -> Axes:
     """Draw ``{label: (D,)}``: a point per draw, a line from the smallest to the largest, the mean as a bar.
 
-    Several trainings of a model, (S, D), stand beside each other; a wide bar is the mean of their means, and a pale box
-    around it one standard deviation over the trainings. ``base``, a number or (S,), if given, is marked by a black
-    dash: the value without perturbation. ``xlabel`` says what dots and bars are unless given; where a model has several
-    trainings the legend does.
+    Several trainings of a model, (S, D), are side by side; a wide bar is the mean of their means, and a pale box around
+    it one standard deviation over the trainings. ``base``, a number or (S,), is the value without perturbation, marked
+    by a black dash. By default, ``xlabel`` explains dots and bars, or the legend if a model has several trainings.
     """
     number = sum(len(np.atleast_2d(values)) for values in draws.values())
     with style():
@@ -55,7 +54,7 @@ def plot_spread(
                 ax.fill_between([i - 0.42, i + 0.42], *spread_ends(means), color=shades[i], linewidth=0, **BAR)
             ax.hlines(means.mean(), i - 0.42, i + 0.42, color=shades[i], linewidth=1.6, zorder=1.6)
             for k, (place, row) in enumerate(zip(places, rows, strict=True)):
-                # In the order of the draws, side by side: draws of one number are drawn with one seed for every model.
+                # In the order of the draws, side by side: draws with the same number share a seed in all models.
                 across = np.linspace(-width / 2, width / 2, len(row)) if len(row) > 1 else np.zeros(1)
                 ax.vlines(place, np.min(row), np.max(row), color=shades[i], linewidth=0.8, alpha=0.6)
                 ax.plot(
@@ -74,7 +73,7 @@ def plot_spread(
         )
         ax.set_xlim(-0.5, len(draws) - 0.5)
         handles = spread_key(draws, base is not None) if legend else []
-        above = len(handles) > 1  # among the points there is no room for them
+        above = len(handles) > 1  # there is no room among the points
         columns = legend_columns([str(line.get_label()) for line in handles], 1.05 * size_of(ax)[0])
         if handles:
             where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns} if above else {}
@@ -86,12 +85,12 @@ def plot_spread(
 
 
 def columns_of(draws: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The draws of models that were trained several times, (S, D) each."""
+    """The draws of models that were trained several times, each (S, D)."""
     return [values for values in draws.values() if values.ndim == 2 and len(values) > 1]
 
 
 def spread_key(draws: Mapping[str, np.ndarray], base: bool) -> list[Line2D]:
-    """Entries of a legend that explain a picture of draws, with or without what is unperturbed."""
+    """The legend entries of a picture of draws, with or without the unperturbed value."""
     several = columns_of(draws)
     dash: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 8, "markeredgewidth": 1.2}
     handles = [Line2D([], [], marker="_", label="unperturbed", **dash)] if base else []
@@ -102,7 +101,7 @@ def spread_key(draws: Mapping[str, np.ndarray], base: bool) -> list[Line2D]:
 
 
 def rises_key(trainings: Mapping[str, Sized] | None, band: str = BAND) -> list[Line2D]:
-    """Entries of a legend that explain bands, and bars where models were trained several times."""
+    """The legend entries for bands, and for bars if models were trained several times."""
     entries = trainings_key((trainings or {}).values(), dots=False)
     if entries:
         return [*entries, grey("bar: ± 1 se over draws", linewidth=0.8)]
@@ -120,12 +119,12 @@ def plot_rises(
 ) -> Axes:
     """Draw ``{label: (radii (R,), mean (R,), deviation (R,))}`` as curves with bands of one deviation.
 
-    Of models that were trained several times, ``trainings`` are ``{label: (S, R)}`` their means over draws: the band is
-    one standard deviation over trainings, and the deviation a bar.
+    For models that were trained several times, ``trainings`` has their means over draws, ``{label: (S, R)}``: the band
+    is one standard deviation over trainings, and the deviation is drawn as a bar.
 
     Args:
-        curves: a model each.
-        band: explains the bands in the legend.
+        curves: one per model.
+        band: text of the legend entry for bands.
         options: see :class:`~sharpness.plots.options.AxisOptions`.
     """
     with style():

@@ -1,4 +1,4 @@
-"""The style of all pictures: a palette for colour-blind readers, sizes, and saving."""
+"""The style of all pictures: a colour-blind-safe palette, sizes, and saving."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from sharpness.plots.options import WIDTHS, options_in_force
 
 #: Widths in inches of one and of two columns of a paper.
 COLUMN, PAGE = WIDTHS["single"], WIDTHS["double"]
-#: Okabe and Ito's colours in an order that keeps neighbours apart, also in grey.
+#: Okabe and Ito's colours, in an order that keeps neighbours distinguishable, also in grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-#: Of curves without markers, so that colour is never all that tells them apart.
+#: Line styles of curves without markers, so that colour is never the only difference.
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (7, 2)), (0, (3, 1, 1, 1, 1, 1)))
 #: Perceptually uniform, also for colour-blind readers and in grey.
 SURFACE_COLORS = "viridis"
@@ -52,17 +52,17 @@ RC = {
 
 @cache
 def settings() -> dict[Any, Any]:
-    """Those of seaborn's ``ticks``, with ours. Seaborn takes a second to load, so whoever draws nothing never does."""
+    """The rcParams: seaborn's ``ticks`` and ours. Seaborn is loaded on first use, because it takes a second."""
     import seaborn
 
     return {**seaborn.axes_style("ticks"), **RC}
 
 
 def colors_of(labels: Sequence[str], usual: Sequence[str] = COLORS) -> list[Any]:
-    """A colour for each label: those of the palette asked for, else the ``usual`` ones.
+    """A colour for each label: from the requested palette, otherwise the ``usual`` ones.
 
     Raises:
-        UserError: a palette that seaborn does not know, or a name in it that nothing has.
+        UserError: a palette that seaborn does not know, or one that names an unknown label.
     """
     palette = options_in_force().palette
     if isinstance(palette, Mapping):
@@ -80,10 +80,10 @@ def colors_of(labels: Sequence[str], usual: Sequence[str] = COLORS) -> list[Any]
 
 
 def color_map(usual: str) -> str:
-    """The name of the colour map asked for, else the ``usual`` one.
+    """The name of the requested colour map, otherwise the ``usual`` one.
 
     Raises:
-        UserError: a palette that is no colour map.
+        UserError: a palette that is not a colour map.
     """
     palette = options_in_force().palette
     if palette is None:
@@ -105,7 +105,7 @@ def marker(index: int) -> str:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The project's settings, inside a ``with`` only: global rcParams stay as they were."""
+    """Apply the project's settings inside a ``with`` block; global rcParams are restored."""
     if in_notebook():
         import matplotlib.pyplot as plt
 
@@ -115,21 +115,21 @@ def style() -> Iterator[None]:
 
 
 def new_figure(width: float = COLUMN, height: float = 2.4) -> Figure:
-    """An empty figure that pyplot does not know of, so that it never shows or leaks."""
+    """Create an empty figure that pyplot does not manage, so that it is never shown and never leaks."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def in_notebook() -> bool:
-    """True if figures are shown below the notebook cell that makes them."""
+    """True if figures are shown below the notebook cell that creates them."""
     return "inline" in (mpl.get_backend(auto_select=False) or "")
 
 
 def shown_figure(width: float = COLUMN, height: float = 2.4) -> Figure:
-    """A figure that a notebook displays by itself; elsewhere one that pyplot does not know of.
+    """Create a figure that a notebook displays automatically; elsewhere one that pyplot does not manage.
 
-    Its size is what the options in force ask for, else the one given.
+    Its size is that of the options in force, otherwise the given one.
     """
     options = options_in_force()
     width, height = options.figsize or (figure_width(width), height)
@@ -141,7 +141,7 @@ def shown_figure(width: float = COLUMN, height: float = 2.4) -> Figure:
 
 
 def figure_width(usual: float) -> float:
-    """The width of a new figure: what the options in force ask for, else the usual one."""
+    """The width of a new figure: that of the options in force, otherwise the usual one."""
     return float(options_in_force().inches or usual)
 
 
@@ -151,27 +151,27 @@ def new_axes(ax: Axes | None, width: float = COLUMN, height: float = 2.4, **opti
 
 
 def figure_of(drawn: Any, outermost: bool = False) -> Any:
-    """The figure, or figure within a figure, of one or several Axes; a figure itself.
+    """The figure, or subfigure, of one or several Axes; a figure is returned unchanged.
 
     Args:
         drawn: Axes, several of them in an array or list, or a figure.
-        outermost: whether a figure within a figure gives the one around it, which has the size and the layout.
+        outermost: whether to return the figure around a subfigure, which has the size and the layout.
     """
     first = np.ravel(np.asarray(drawn, dtype=object))[0]
     return first if isinstance(first, FigureBase) else first.get_figure(root=outermost)
 
 
 def stacked_axes(number: int) -> list[Axes]:
-    """Axes of a new figure, one above the other, with one x axis."""
+    """Create Axes on a new figure, one above the other, with a common x axis."""
     with style():
         figure = shown_figure(PAGE, 0.7 + 1.35 * number)
         return list(figure.subplots(number, 1, sharex=True, squeeze=False)[:, 0])
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write PDF and PNG beside each other, each whole or absent, without dates: equal pictures are equal files.
+    """Write a PDF and a PNG (atomically), without dates, so that equal pictures give equal files.
 
-    The layout is that of the PNG in both: to find it again takes longer than to draw.
+    Both have the layout of the PNG, because computing it again takes longer than drawing.
 
     Raises:
         UserError: a name with the suffix of another format.

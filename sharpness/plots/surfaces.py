@@ -20,15 +20,15 @@ from sharpness.plots.levels import Levels
 from sharpness.plots.marks import CENTER, MODEL, PATH_END, PATH_START, TRAJECTORY, inside, shows_center
 from sharpness.plots.panels import Panel, cell_edges, cells_path
 
-#: Points of a path between two steps.
+#: Number of points of a path between two steps.
 BETWEEN = 40
-#: How a mark looks that a part of the surface hides, and what the key says of it.
+#: Style of a mark that a part of the surface hides, and the text of its legend entry.
 HIDDEN: dict[str, Any] = {"fillstyle": "none", "markeredgecolor": "black", "markersize": 4.5}
 BEHIND = "hollow: behind the surface"
 
 
 def draw_surface(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Artist]:
-    """A surface in its box, cut off flat at the last level; returned is the key to what is not on the scale.
+    """Draw a surface in its box, cut off flat at the last level, and return the key to what is not on the scale.
 
     Cells that are not finite are holes, and hatched on the floor below.
 
@@ -49,7 +49,7 @@ def draw_surface(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Ar
 
 
 class Relief:
-    """The height of a surface between its points, NaN beside it."""
+    """The height of a surface between its points; NaN outside."""
 
     def __init__(self, panel: Panel, height: np.ndarray) -> None:
         x, y = np.argsort(panel.x), np.argsort(panel.y)
@@ -61,7 +61,7 @@ class Relief:
         self.size = np.where(size > 0, size, 1.0)
 
     def raise_up(self, points: np.ndarray) -> np.ndarray:
-        """Points (m, 2) on the surface, (m, 3)."""
+        """Lift points (m, 2) onto the surface, (m, 3)."""
         return np.column_stack([points, self._at(points[:, ::-1])])
 
     def hides(self, points: np.ndarray, eye: np.ndarray) -> np.ndarray:
@@ -80,7 +80,7 @@ def eye_of(ax: Axes3D) -> np.ndarray:
 
 
 def _draw_points(ax: Axes3D, panel: Panel, relief: Relief) -> list[Artist]:
-    """The centre and the marks, on the surface; hollow, or dotted, where a part of it hides them."""
+    """Draw the centre and the marks on the surface; hollow, or dotted, if a part of it hides them."""
     keys: list[Artist] = []
     if shows_center(panel):
         keys += _draw_mark(ax, np.zeros((1, 2)), relief, "center", CENTER)
@@ -106,7 +106,7 @@ def _draw_points(ax: Axes3D, panel: Panel, relief: Relief) -> list[Artist]:
 
 
 def _draw_mark(ax: Axes3D, points: np.ndarray, relief: Relief, gid: str, look: dict[str, Any]) -> list[Artist]:
-    """Points on the surface; returned is the key to those that it hides."""
+    """Draw points on the surface, and return the key to those that it hides."""
     raised = relief.raise_up(points)
     hidden = relief.hides(raised, eye_of(ax))
     look = {**look, "linestyle": "", "zorder": 10}

@@ -22,7 +22,7 @@ def plot_threshold_sweep(swept: pd.DataFrame, threshold: float) -> list[Axes]:
 
     Args:
         swept: columns model, threshold, and those of :data:`PANELS`.
-        threshold: the one that tables are of, which is marked.
+        threshold: the threshold used in tables, which is marked.
     """
     panels = {
         title: {

@@ -12,17 +12,17 @@ from matplotlib.lines import Line2D
 
 from sharpness.plots.labels import grey
 
-#: The bar or band of a spread, and the point of a training.
+#: Styles of the bar or band of a spread, and of the point of a training.
 BAR: dict[str, Any] = {"alpha": 0.3, "zorder": 1.5}
 DOT: dict[str, Any] = {"linestyle": "", "marker": ".", "markeredgewidth": 0, "alpha": 0.9, "zorder": 2.5}
 
 
 def spread_ends(trainings: np.ndarray, log: bool = False) -> np.ndarray:
-    """One standard deviation (n - 1) below and above the mean over trainings (S, ...): (2, ...), NaN of fewer than two.
+    """The mean over trainings (S, ...) minus and plus one standard deviation (n - 1), (2, ...); NaN for fewer than two.
 
-    Values of one sign have ends of that sign: where one standard deviation would lead to zero or beyond, the end is at
-    the value that is nearest to zero. For a ``log`` axis, on which a standard deviation of the values has no length
-    of its own, the ends are the smallest and the largest value.
+    For values of one sign, the ends have that sign: if one standard deviation would reach zero, the end is the value
+    nearest to zero. On a ``log`` axis, where a standard deviation of the values has no meaning, the ends are the
+    smallest and the largest value.
 
     >>> spread_ends(np.array([1.0, 2.0, 3.0])).tolist(), spread_ends(np.array([0.1, 0.1, 10.0]))[0].tolist()
     ([1.0, 3.0], 0.1)
@@ -50,10 +50,10 @@ def draw_trainings(
     bounds: tuple[float, float] | None = None,
     log: bool = False,
 ) -> None:
-    """Draw at every place (C,) the spread over trainings (S, C) as a pale bar, and a dot for each of them.
+    """Draw the spread over trainings (S, C) at positions (C,) as pale bars, and a dot for each training.
 
-    ``size`` is that of the mean's marker in points. With ``many`` places the bars become a band without dots. Bars end
-    at the ``bounds`` of what the values can be.
+    ``size`` is the size of the mean's marker in points. With ``many`` positions, the bars become a band without dots.
+    Bars end at the ``bounds`` of possible values.
     """
     low, high = np.clip(spread_ends(trainings, log), *bounds or (-np.inf, np.inf))
     known = np.isfinite(low) & np.isfinite(high)
@@ -67,13 +67,13 @@ def draw_trainings(
 
 
 def draw_spread_band(ax: Axes, x: np.ndarray, trainings: np.ndarray, color: str) -> PolyCollection:
-    """A band of one standard deviation around the mean of curves (S, n)."""
+    """Draw a band of one standard deviation around the mean of curves (S, n)."""
     low, high = spread_ends(trainings)
     return ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, gid="spread")
 
 
 def trainings_key(trainings: Iterable[Sized], dots: bool = True, log: bool = False) -> list[Line2D]:
-    """Entries of a legend that say what bars, bands and dots of several trainings are."""
+    """The legend entries for bars, bands and dots of several trainings."""
     numbers = sorted({len(values) for values in trainings if len(values) > 1})
     if not numbers:
         return []

@@ -1,4 +1,4 @@
-"""BibTeX of methods, operations and measures that were used."""
+"""BibTeX entries of the methods, operations and measures that were used."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def entries() -> dict[str, str]:
 
 
 def bibtex(keys: Iterable[str]) -> str:
-    """The entries of these keys, once each and in this order, after that of the software."""
+    """The entries with these keys, each once and in this order, after that of the software."""
     known = entries()
     return "\n".join([SOFTWARE, *(known[key] for key in dict.fromkeys(keys))])
 

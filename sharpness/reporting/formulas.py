@@ -1,4 +1,4 @@
-r"""Formulas of what is measured, written once in LaTeX, and shown in HTML as text with indices."""
+r"""Formulas of measures and probes, written in LaTeX, and shown in HTML as text with indices."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 
 class Statement(NamedTuple):
-    """A quantity in a sentence, its formula, and the papers it is from.
+    """A quantity in words, its formula, and the papers that introduced it.
 
-    ``sentence`` may name settings of a provenance in braces.
+    ``sentence`` may contain settings of a provenance in braces.
     """
 
     sentence: str
@@ -19,7 +19,7 @@ class Statement(NamedTuple):
 
 
 OBJECTIVE = r"L_c(w) = \frac{\sum_{i \in c} a_i \ell(f_w(x_i), y_i)}{\sum_{i \in c} a_i}"
-#: Of the measures of tables, by name.
+#: Statements about the measures of tables, by name.
 MEASURES = {
     "accuracy": Statement("the share of right answers, with Wilson's interval", "", ("wilson1927inference",)),
     "loss": Statement("the loss of class c", OBJECTIVE),
@@ -68,13 +68,13 @@ MEASURES = {
     "displacement": Statement("the distance to the optimum of the class's own loss", ""),
     "optimum_loss": Statement("the loss at that optimum", ""),
 }  # fmt: skip
-#: Of :func:`~sharpness.worst_case`, whose ball may have another norm, and whose ascent several steps.
+#: Statement about :func:`~sharpness.worst_case`, whose ball may have another norm, and whose ascent several steps.
 WORST_CASE = Statement(
     "the largest rise of the loss in a ball of radius {rho} around the weights, by ascent ({norm} norm, "
     "{steps} steps, adaptive: {adaptive})",
     r"\mathrm{max}_{\Vert u \Vert < \rho} L_c(w + u) - L_c(w)", ("foret2021sam",),
 )  # fmt: skip
-#: Of other probes, by the kind of their results.
+#: Statements about other probes, by the kind of their results.
 KINDS = {
     "EigenvalueResult": Statement(
         "extreme eigenvalues by Lanczos with full re-orthogonalisation, to a residual of {tol}, in at most "
@@ -119,7 +119,7 @@ SYMBOLS = {
 
 
 def as_html(formula: str) -> str:
-    r"""A formula as text with raised and lowered indices, which every browser shows without fonts or scripts.
+    r"""A formula as HTML text with raised and lowered indices, which needs no fonts or scripts.
 
     >>> as_html(r"\lambda_\mathrm{max}(\nabla^2 L_c(w))")
     '<i class="math">λ<sub>max</sub>(∇<sup>2</sup> L<sub>c</sub>(w))</i>'

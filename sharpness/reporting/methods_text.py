@@ -1,4 +1,4 @@
-"""The paragraph of a paper that says what was measured, with formulas and settings."""
+"""A methods paragraph for a paper: the measured quantities, with formulas and settings."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Sentence(NamedTuple):
 
 
 def sentences(collections: Sequence[Collection]) -> list[Sentence]:
-    """Statements on the numbers of collected results: the loss and its samples, then every measure and probe once.
+    """Statements about the numbers of collected results: the loss and its samples, then every measure and probe once.
 
-    A setting that differs between models, or that a file does not record, is not stated.
+    Settings that differ between models, or that a file does not record, are left out.
     """
     found, usual = [_objective(collections)], _usual_size(collections)
     for c in collections:
@@ -62,7 +62,7 @@ def as_paragraph(listed: Sequence[Sentence]) -> str:
 
 
 def as_latex(listed: Sequence[Sentence]) -> str:
-    r"""The sentences in LaTeX, which cite by ``\cite``."""
+    r"""The sentences in LaTeX, with citations as ``\cite``."""
     parts = []
     for one in listed:
         formula = f", ${one.formula}$" if one.formula else ""
@@ -108,7 +108,7 @@ def _results(collections: Sequence[Collection]) -> list[Any]:
 
 
 def _filled(sentence: str, results: Sequence[Any]) -> str:
-    """The sentence with settings that all results share; a part in brackets or behind a comma without one is left out.
+    """Fill in settings that all results share; a part in brackets or after a comma that lacks its setting is removed.
 
     >>> from types import SimpleNamespace
     >>> _filled("the rise at r = {radius} (seed {seed}), to {tol}", [SimpleNamespace(provenance={"radius": 0.1})])
@@ -117,7 +117,7 @@ def _filled(sentence: str, results: Sequence[Any]) -> str:
     known = {name: _common(name, results) for name in _names(sentence)}
     for name, value in known.items():
         if value is None:
-            # The shortest phrase that names the setting goes with it.
+            # The shortest phrase that contains the setting is removed.
             sentence = re.sub(
                 rf" \([^()]*\{{{name}\}}[^()]*\)|,[^,(]*\{{{name}\}}[^,]*| [\w= ]*\{{{name}\}}", "", sentence
             )
@@ -129,8 +129,8 @@ def _names(sentence: str) -> Iterator[str]:
 
 
 def _common(name: str, results: Sequence[Any]) -> Any:
-    """A setting that all results share, in words; None where they do not."""
-    # The number of draws is in the provenance, under the name of a method that gives them.
+    """A setting that all results share, as text if it is a number; None if they differ."""
+    # The number of draws is in the provenance; the attribute of that name is a method.
     own = [getattr(r, name, None) for r in results]
     values = [
         r.provenance.get(name) if one is None or callable(one) else one for r, one in zip(results, own, strict=True)

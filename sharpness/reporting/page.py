@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with its pictures inside, for a screen and for paper."""
+"""The page of a report: one HTML file with embedded pictures, for screen and print."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ pre { white-space: pre-wrap; font-size: 12.5px; border: 1px solid var(--rule); p
 def page_of(
     title: str, methods: str, sections: Sequence[Section], trainings: pd.DataFrame, sources: pd.DataFrame, bib: str
 ) -> str:
-    """Put the parts of a report together.
+    """Combine the parts of a report into a page.
 
     Args:
         title: heading.
         methods: HTML of the paragraph of methods.
         sections: pictures and tables.
-        trainings: a row for each trained model: what it is, and how it was probed.
+        trainings: one row per trained model: its identity, and how it was probed.
         sources: the files that were read, with their digests.
         bib: BibTeX.
     """
@@ -57,7 +57,7 @@ def page_of(
         f'<div class="files">{_table(sources)}</div>',
     ]
     parts += ["<h2>References</h2>", f"<pre>{escape(bib)}</pre>"]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no script, no address
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no scripts, no network
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -1,4 +1,4 @@
-"""Printing a page as PDF with a browser without a window."""
+"""Printing a page as PDF with a headless browser."""
 
 from __future__ import annotations
 
@@ -12,33 +12,31 @@ from sharpness.files import write_atomically
 
 #: Names of Chromium and its relatives.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
-#: Seconds after which a browser is given up.
+#: Timeout of the browser in seconds.
 PATIENCE = 120
 
 
 def browser() -> str | None:
-    """The program of a browser that prints, or None."""
+    """The path of a browser that can print, or None."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def print_page(page: Path, target: Path) -> str | None:
-    """Write a page as PDF, whole or not at all.
+    """Write a page as PDF (atomically).
 
     Returns:
-        None, or in a line why there is no PDF: without one the page stays, which any browser prints.
+        None, or one line with the reason why there is no PDF; any browser can print the page instead.
     """
     program = browser()
     if program is None:
         return f"no PDF: none of {', '.join(BROWSERS[:3])} is installed; print {page} from any browser"
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "page.pdf"
-        # A profile of its own: the user's browser may be open.
+        # A separate profile, because the user's browser may be open.
         command = [program, "--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder}/profile"]
         command += ["--disable-dev-shm-usage", "--no-pdf-header-footer", f"--print-to-pdf={made}"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
-            command.append(
-                "--no-sandbox"
-            )  # which refuses to run as root otherwise; the page is ours, and has no script
+            command.append("--no-sandbox")  # required as root; safe, because the page is ours and has no scripts
         try:
             done = subprocess.run([*command, page.resolve().as_uri()], capture_output=True, text=True, timeout=PATIENCE)
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,4 +1,4 @@
-"""A report of saved results: one page and its PDF, with pictures, tables, methods, provenance and references."""
+"""A report on saved results: a page and its PDF, with pictures, tables, methods, provenance and references."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sharpness.results.same import require_equal
 from sharpness.untrusted.plain_json import parse_json
 from sharpness.untrusted.refused import Refused
 
-#: Entries of a run's settings, and what the report calls them.
+#: Entries of a run's settings, and their names in the report.
 TRAINED = {
     "method": "method", "model": "network", "epochs": "epochs", "batch_size": "batch size",
     "augmentation": "augmentation", "flatten": "flattening", "precision": "precision",
 }  # fmt: skip
-#: Folders between a result and the settings of its run.
+#: Maximum number of folders between a result and the settings of its run.
 ABOVE = 3
 
 
@@ -93,16 +93,16 @@ def report(
     target = folder / "report.pdf"
     remark = print_page(folder / "report.html", target)
     if remark is not None:
-        target.unlink(missing_ok=True)  # one of before would be of other numbers
+        target.unlink(missing_ok=True)  # an older PDF would have other numbers
     written = [folder / name for name in texts] + ([target] if remark is None else [])
     every = [*written, *(path for section in sections for path in section.files)]
     return Report(folder / "report.html", target if remark is None else None, tuple(every), remark or "")
 
 
 def _require_no_mixture(collections: Sequence[Collection]) -> None:
-    """Refuse results of one kind whose models cannot stand beside each other, and other classes or groups.
+    """Refuse results of one kind whose models cannot be compared, and results with different classes or groups.
 
-    Several tables of the same models, such as of training and test images, are sections of their own.
+    Several tables of the same models, such as of training and test images, become separate sections.
 
     Raises:
         UserError: names the field that differs.
@@ -126,7 +126,7 @@ def _require_no_mixture(collections: Sequence[Collection]) -> None:
 
 
 def _plan(path: Path) -> dict[str, Any]:
-    """The settings of the run that a result lies in, as its ``run.json`` records them; empty without one."""
+    """The settings of the run that contains a result, from its ``run.json``; empty without one."""
     for above in path.resolve().parents[:ABOVE]:
         try:
             found = parse_json((above / "run.json").read_text(encoding="utf-8"))
@@ -137,7 +137,7 @@ def _plan(path: Path) -> dict[str, Any]:
 
 
 def _used(one: Saved, plans: Mapping[Path, dict[str, Any]]) -> list[str]:
-    """Names of the method and the operations of a training, by its run, or else by its label."""
+    """Names of the method and the operations of a training, from its run, otherwise from its label."""
     plan = plans.get(one.path, {}) if one.path is not None else {}
     flatten = plan.get("flatten")
     operations = [str(name).partition("(")[0] for name in flatten] if isinstance(flatten, list) else []
@@ -145,7 +145,7 @@ def _used(one: Saved, plans: Mapping[Path, dict[str, Any]]) -> list[str]:
 
 
 def _trainings(members: Sequence[Saved], plans: Mapping[Path, dict[str, Any]]) -> pd.DataFrame:
-    """A row for each training: label, digests, versions, and how it was trained where a run says it."""
+    """One row per training: label, digests, versions, and the settings of its run if known."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for one in members:
         told, plan = one.result.provenance, plans.get(one.path, {}) if one.path is not None else {}

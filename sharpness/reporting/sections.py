@@ -1,4 +1,4 @@
-"""Sections of a report: of every collection of results its pictures with captions, and its tables."""
+"""Sections of a report: pictures with captions, and tables, of every collection of results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sharpness.results.many_classes import abridged
 from sharpness.results.record import record, write_sidecar, write_table
 from sharpness.results.tables import as_html
 
-#: Headings, and how pictures are drawn, by the kind of results, in the order of a report.
+#: Headings and options of pictures, by the kind of results, in the order of a report.
 SHOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "MeasureResult": ("Measures of every class", {"measure": "all"}),
     "EigenvalueResult": ("Extreme eigenvalues of the Hessian", {}),
@@ -35,7 +35,7 @@ SHOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "LineResult": ("Loss along a line", {}),
     "PlaneResult": ("Loss over a plane", {}),
 }
-#: Kinds whose tables have a row for every point or draw: their numbers stand in files alone.
+#: Kinds whose tables have a row for every point or draw; these tables are only written to files.
 LONG = ("LineResult", "PlaneResult", "PerturbationResult")
 
 
@@ -45,10 +45,10 @@ class Section:
 
     Attributes:
         title: heading.
-        picture: its file, or None.
-        caption: by headings.
+        picture: file of the picture, or None.
+        caption: caption by headings.
         tables: HTML of tables, by their headings.
-        files: all that were written for it.
+        files: all files that were written for it.
         note: why something is missing, or an empty text.
     """
 
@@ -68,7 +68,7 @@ def section_of(c: Collection, name: str, folder: Path, command: Mapping[str, Any
     if isinstance(first, PlaneResult):
         options = {"of": [None, *(g for g in first.groups if first.classes_of(g))]}
     elif isinstance(first, SpectralDensityResult) and first.per_class:
-        # Spectra may be of some classes alone: the rarest of them.
+        # Some classes may have no spectrum: the rarest one that has is drawn.
         known = np.flatnonzero(np.all([r.products > 0 for r in results.each().values()], axis=0))
         options = {"of": int(known[np.argmin(first.class_samples[known])])} if len(known) else {}
         title += f", {first.class_names[options['of']]}" if options else ""
@@ -87,10 +87,10 @@ def section_of(c: Collection, name: str, folder: Path, command: Mapping[str, Any
 
 
 def _tabulate(section: Section, results: Any, stem: Path, command: Mapping[str, Any] | None) -> None:
-    """Write the table of results as CSV and LaTeX, and keep it for the page: first without classes."""
+    """Write the table of results as CSV and LaTeX, and add it to the section, with classes in a separate table."""
     first = next(iter(results.each().values()))
     if hasattr(first, "evaluated"):
-        return  # a grid of losses for every class: the .nc file has it
+        return  # a grid of losses for every class, which is in the .nc file
     frame = results.to_frame()
     path = stem.with_suffix(".csv")
     write_table(frame, path, results, command)
@@ -120,7 +120,7 @@ def _write_latex(
 
 
 def names_of(collections: Sequence[Collection]) -> list[str]:
-    """File names of collections, each its own: the kind, and a number where there are several."""
+    """Unique file names of collections: the kind, and a number if there are several."""
     found: list[str] = []
     for c in collections:
         plain = c.kind.__name__.removesuffix("Result").lower()
