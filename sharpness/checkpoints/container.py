@@ -55,7 +55,9 @@ def save_checkpoint(
         return
     described = sealed(content | {"state_dict": dict(sorted(state.items()))})  # as they are read
     metadata = {FORMAT: json.dumps({name: value for name, value in described.items() if name != "state_dict"})}
-    write_atomically(path, lambda partial: partial.write_bytes(save(state, metadata)))
+    # Tied weights share memory, which safetensors refuses.
+    apart = {name: value.clone() for name, value in state.items()}
+    write_atomically(path, lambda partial: partial.write_bytes(save(apart, metadata)))
 
 
 def own_content(content: Any) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Long-tailed data sets in memory: which images, which groups, how they are drawn and augmented."""
+"""Long-tailed data sets: choice of images, groups, samplers and augmentation."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ __all__ = [
 _FILE_OPTIONS = ("data_root", "download", "lists", "size", "resize")
 
 
-if not TYPE_CHECKING:  # which would take any name for one of this module
+if not TYPE_CHECKING:  # a type checker would accept any name because of __getattr__
     __getattr__ = renamed_names(__name__, class_counts=("sharpness.data.profile_counts", lambda: profile_counts))
 
 
@@ -97,7 +97,7 @@ def load_data(name: str, **options: Any) -> LongTailData:
             ``imagenet-lt``, ``places-lt``, ``inat18`` or ``list``, which are read from your disk.
         options: ``profile``, ``imbalance``, ``subset`` and ``groups`` for all; also ``data_root`` and ``download`` for
             CIFAR; for lists, those of :func:`~sharpness.data.listed_data.load_listed`, whose ``data_root`` may also be
-            called ``root``. None means the default of the data set.
+            called ``root``. An option that is None keeps its default.
 
     Returns:
         Long-tailed training images, and test images.

@@ -1,4 +1,4 @@
-"""Labelled arrays as people keep them: an ``.npz`` file, class counts in JSON, channels first or last."""
+"""Labelled arrays from files: ``.npz``, class counts in JSON, channels first or last."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from sharpness.untrusted.plain_json import read_json
 from sharpness.untrusted.refused import Refused
 
 NPZ_KEYS = (("x", "y"), ("images", "labels"), ("data", "labels"), ("x_test", "y_test"))
-#: A larger label is a mistake, and every class costs memory.
+#: Upper limit of labels: a larger one is a mistake, and every class costs memory.
 MOST_CLASSES = 10**6
 LAYOUTS = ("auto", "channels first", "channels last")
 
 
 def read_npz(path: Path) -> tuple[Tensor, Tensor]:
-    """Inputs ``(n, ...)`` and labels ``(n,)`` of an ``.npz``, by the first pair of :data:`NPZ_KEYS` in it.
+    """Read inputs ``(n, ...)`` and labels ``(n,)`` from an ``.npz``, by the first pair of :data:`NPZ_KEYS` in it.
 
     Raises:
-        UserError: the file is damaged, holds objects, or has none of those names.
+        UserError: the file is damaged, holds objects, or has none of these pairs of names.
     """
 
     def pair(names: Sequence[str]) -> tuple[str, str]:
@@ -59,7 +59,7 @@ def _is_count(n: object) -> bool:
 
 
 def opened_counts(given: Any) -> Any:
-    """Class counts as they are, or the content of a JSON file of them.
+    """Return class counts unchanged, or read them if they are a path to a JSON file.
 
     Raises:
         UserError: the file cannot be read.
@@ -73,13 +73,13 @@ def opened_counts(given: Any) -> Any:
 
 
 def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
-    """Read class counts ``(C,)`` and, where they are given by name, the sorted names.
+    """Read class counts ``(C,)`` and, if they are given by name, the sorted names.
 
     Args:
         given: a list, a mapping or Series from label or name to count, or a JSON file of either.
 
     Raises:
-        UserError: it is none of these.
+        UserError: ``given`` is none of these.
 
     >>> read_train_counts({"1": 3, "0": 5}), read_train_counts({"dog": 2, "cat": 4})
     (((5, 3), None), ((4, 2), ('cat', 'dog')))
@@ -106,10 +106,10 @@ def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | No
 def name_classes(
     labels: Tensor, names: Sequence[str] | None, counts: tuple[int, ...] | None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and counts ``(C,)`` of the classes; numbers, and counts of ``labels``, unless they are given.
+    """Names and counts ``(C,)`` of the classes. Names default to the label numbers, counts to those of ``labels``.
 
     Raises:
-        UserError: labels that are none, lie outside, or names and counts that disagree.
+        UserError: labels that are not integers ``(n,)`` or are out of range, or names and counts of different lengths.
     """
     if labels.ndim != 1 or labels.is_floating_point() or not len(labels):
         raise UserError(f"labels are {labels.dtype} {tuple(labels.shape)}: give one class number for each sample")
@@ -128,7 +128,7 @@ def name_classes(
 
 
 def eight_bit(images: Tensor) -> Tensor:
-    """16-bit pixels, 0 to 65535, as the nearest of 8 bits.
+    """Round 16-bit pixels, 0 to 65535, to 8 bits.
 
     >>> eight_bit(torch.tensor([0, 128, 129, 257, 65535]))
     tensor([  0,   0,   1,   1, 255], dtype=torch.uint8)
@@ -137,10 +137,10 @@ def eight_bit(images: Tensor) -> Tensor:
 
 
 def channels_first(images: Tensor, layout: str) -> Tensor:
-    """8-bit images as ``(n, ch, h, w)``, from that, ``(n, h, w, ch)`` or ``(n, h, w)``.
+    """Convert images ``(n, ch, h, w)``, ``(n, h, w, ch)`` or ``(n, h, w)`` to ``(n, ch, h, w)``.
 
     Raises:
-        UserError: another number of axes, or a shape that can be read both ways with layout ``auto``.
+        UserError: another number of axes, or layout ``auto`` and a shape that fits both layouts.
 
     >>> channels_first(torch.zeros(5, 8, 9, 3), "auto").shape
     torch.Size([5, 3, 8, 9])
@@ -160,7 +160,7 @@ def channels_first(images: Tensor, layout: str) -> Tensor:
 
 
 def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of 8-bit images ``(n, ch, h, w)``, of pixels in [0, 1].
+    """Mean and standard deviation per channel of 8-bit images ``(n, ch, h, w)``, for pixels scaled to [0, 1].
 
     >>> pixel_statistics(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2))
     ((0.5,), (0.5,))

@@ -21,7 +21,7 @@ from sharpness.errors import UserError, choose
 from sharpness.transfer import to_device
 
 AUGMENTATIONS = ("crop-flip", "crop", "none", "autoaugment-cutout", *RESIZED_CROPS)
-#: AutoAugment takes some 300 small steps however many images there are; batches of this many pixels share them.
+#: Pixels that AutoAugment processes together: it takes about 300 small operations, however many images there are.
 PIXELS_AT_ONCE = 2**21
 
 
@@ -31,14 +31,14 @@ def augmentation_label(kind: str) -> str:
 
 
 def random_crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
-    """Crop each image at its own offset from its zero-padded self, as torchvision's RandomCrop(h, padding).
+    """Zero-pad each image and crop it at a random offset, like torchvision's RandomCrop(h, padding).
 
     Image i becomes ``P_i[:, dy_i : dy_i + h, dx_i : dx_i + w]``, where P_i is the image padded by ``padding``
     on each side and dy_i, dx_i are uniform on ``0 .. 2 * padding``, independent over images.
 
     Args:
         images: ``(n, ch, h, w)``.
-        padding: pixels on each side; 0 returns the images.
+        padding: pixels on each side; 0 returns the images unchanged.
         generator: CPU generator.
 
     >>> images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
@@ -56,7 +56,7 @@ def random_crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
 
 
 def random_flip(images: Tensor, generator: Generator) -> Tensor:
-    """Mirror each image ``(n, ch, h, w)`` left to right with probability one half."""
+    """Mirror each of the images ``(n, ch, h, w)`` left to right with probability 0.5."""
     mirrored = to_device(torch.rand(len(images), generator=generator) < 0.5, images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
@@ -64,13 +64,13 @@ def random_flip(images: Tensor, generator: Generator) -> Tensor:
 def augment(images: Tensor, kind: str, padding: int, generator: Generator) -> Tensor:
     """Augment images ``(n, ch, h, w)`` before they are normalised.
 
-    ``crop-flip`` is the random crop and mirror, ``crop`` the crop alone, ``none`` nothing. ``autoaugment-cutout`` is
-    crop and mirror, AutoAugment's CIFAR-10 policy and Cutout, in the order of the code that CC-SAM and Balanced Softmax
-    were published with; Cutout comes before the normalisation there, so that its square is black and not the mean.
-    ``resized-crop`` and ``resized-crop-jitter`` are those of large-scale training, see ``data/resized_crop.py``.
+    ``crop-flip`` is a random crop and mirror, ``crop`` the crop alone, ``none`` nothing. ``autoaugment-cutout`` is crop
+    and mirror, AutoAugment's CIFAR-10 policy and Cutout, in the order of the published code of CC-SAM and Balanced
+    Softmax; there, Cutout precedes the normalisation, so its square is black rather than the mean. ``resized-crop`` and
+    ``resized-crop-jitter`` are the augmentations of large-scale training, see ``data/resized_crop.py``.
 
     Raises:
-        UserError: an unknown kind, or AutoAugment of images that are neither grey nor RGB.
+        UserError: an unknown kind, or AutoAugment for images that are neither grey nor RGB.
 
     >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     >>> augment(images, "crop-flip", 1, Generator()).shape
@@ -91,9 +91,9 @@ def augment(images: Tensor, kind: str, padding: int, generator: Generator) -> Te
 def augment_batches(
     images: Any, batches: Sequence[Tensor], kind: str, padding: int, generator: Generator
 ) -> Iterator[Tensor]:
-    """``augment(images[batch], ...)`` of one batch of indices after another, of images or of rows that are read.
+    """Yield ``augment(images[batch], ...)`` for each batch of indices; images are a tensor, or rows to be read.
 
-    With AutoAugment the batches of :data:`PIXELS_AT_ONCE` are augmented together, at the first of them.
+    AutoAugment processes several batches together, up to :data:`PIXELS_AT_ONCE`, when the first of them is requested.
 
     >>> images = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1)
     >>> [x.flatten().tolist() for x in augment_batches(images, torch.arange(6).split(4), "none", 0, Generator())]
@@ -123,7 +123,7 @@ def mixup(
         x: ``(n, ...)``, floating point.
         alpha: above 0.
         generator: CPU generator.
-        weights: the one that lam is drawn from, where shards of a batch share it; ``generator`` unless given.
+        weights: generator for lam, if the shards of a batch share lam; ``generator`` by default.
 
     Returns:
         Mixed samples ``(n, ...)``, the permutation ``(n,)`` int64 on x's device, and lam.
@@ -140,7 +140,7 @@ def mixup(
         raise UserError(f"mixup alpha must be a finite number above 0, not {alpha}")
     if not x.is_floating_point():
         raise UserError(f"mixup mixes normalised floating-point samples, not {x.dtype}")
-    # By NumPy, because torch's beta distribution takes no generator.
+    # Drawn by NumPy, because torch's beta distribution takes no generator.
     seed = int(torch.randint(0, 2**63 - 1, (1,), generator=weights or generator))
     lam = float(np.random.default_rng(seed).beta(alpha, alpha))
     partner = to_device(torch.randperm(len(x), generator=generator), x.device)

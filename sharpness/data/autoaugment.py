@@ -1,9 +1,9 @@
 r"""AutoAugment's policy for CIFAR-10 (Cubuk et al., CVPR 2019) and Cutout (DeVries & Taylor, 2017), batched.
 
-The policy has 25 sub-policies of two operations, each with a probability and a level of 0 .. 9. An image draws one of
-them, and applies either operation or not; operations with a direction draw it. Ranges, and what is published nowhere
-but in code (shears about the corner by cubic interpolation, rotation in one direction only, grey from outside), are
-those of the CIFAR10Policy class that the long-tailed literature shares.
+The policy has 25 sub-policies of two operations, each with a probability and a level of 0 .. 9. For each image, one
+sub-policy is drawn, and each of its operations is applied with its probability, in a random direction if it has one.
+Ranges and details that are only published as code (shears about the corner with cubic interpolation, rotation in one
+direction only, grey fill) are those of the CIFAR10Policy class that the long-tailed literature shares.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ POLICY = (
     ((0.7, "translate_y", 9), (0.9, "autocontrast", 1)),
 )
 LEVELS = 10
-#: Magnitude by level, of operations that have one.
+#: Magnitude by level, for operations that have one.
 MAGNITUDES: dict[str, np.ndarray] = {
     **dict.fromkeys(("shear_x", "shear_y"), np.linspace(0, 0.3, LEVELS)),
     **dict.fromkeys(("translate_x", "translate_y"), np.linspace(0, 150 / 331, LEVELS)),
@@ -58,7 +58,7 @@ MAGNITUDES: dict[str, np.ndarray] = {
     "solarize": np.linspace(256, 0, LEVELS),
     **dict.fromkeys(("brightness", "color", "contrast", "sharpness"), np.linspace(0, 0.9, LEVELS)),
 }
-#: What one pass over a part of the batch does together: operations that differ in a table alone are one.
+#: Operations that one pass over part of the batch performs together, because they differ only in their tables.
 FAMILIES = {
     "affine": ("rotate", "translate_x", "translate_y"),
     "look_up": ("brightness", "invert", "posterize", "solarize"),
@@ -70,7 +70,7 @@ _PROBABILITY = torch.tensor([[p for p, _, _ in pair] for pair in POLICY], dtype=
 
 
 def variant(operation: str, level: int, sign: int = 0) -> int:
-    """The number of an operation at a level and in a direction: 0 for + and 1 for -."""
+    """The index of an operation at a level and in a direction (``sign`` 0 for +, 1 for -)."""
     return (OPERATIONS.index(operation) * LEVELS + level) * 2 + sign
 
 
@@ -78,13 +78,13 @@ _VARIANT = torch.tensor([[variant(name, level) for _, name, level in pair] for p
 
 
 class Tables(NamedTuple):
-    """Parameters by :func:`variant`, on a device; rows of operations without them are empty.
+    """Parameters of all V variants, see :func:`variant`; rows of operations without a parameter change nothing.
 
     Attributes:
         look_up: ``(V, 256)`` uint8.
-        matrix: of :func:`sharpness.data.operations.affine`, ``(V, 6)`` int64.
-        slope: of shears, ``(V,)`` float64.
-        factor: of blending, ``(V,)`` float32.
+        matrix: matrices for :func:`sharpness.data.operations.affine`, ``(V, 6)`` int64.
+        slope: slopes of shears, ``(V,)`` float64.
+        factor: blending factors, ``(V,)`` float32.
     """
 
     look_up: Tensor
@@ -113,8 +113,8 @@ def _translation(dx: float, dy: float) -> list[int]:
 
 @lru_cache(maxsize=16)
 def tables(height: int, width: int, device: torch.device) -> Tables:
-    """Parameters of all operations for images of a size."""
-    # A row for each operation, level and sign, so that a batch takes all its operations by indexing, without a loop.
+    """Parameters of all operations for images of one size."""
+    # With a row for each operation, level and sign, a batch looks up all its parameters by indexing, without a loop.
     number = len(OPERATIONS) * LEVELS * 2
     values = torch.arange(256)
     found = Tables(
@@ -144,7 +144,7 @@ def tables(height: int, width: int, device: torch.device) -> Tables:
                     found.slope[v] = signed
                 else:
                     found.factor[v] = 1 + signed
-                # A blend with black is a function of the value alone: a look-up table, as above.
+                # A blend with black depends only on the pixel's value, so it is a look-up table, too.
                 if name == "brightness":
                     black = torch.zeros(1, 1, 1, 1)
                     found.look_up[v] = op.blend(black, values[None, None, None], found.factor[v : v + 1]).flatten()
@@ -156,7 +156,7 @@ def perform(images: Tensor, family: str, variants: Tensor) -> Tensor:
 
     Args:
         images: ``(n, ch, h, w)`` uint8.
-        variants: of every image, ``(n,)`` on its device.
+        variants: variant for each image, ``(n,)``, on the images' device.
     """
     table = tables(images.shape[2], images.shape[3], images.device)
     if family == "affine":
@@ -175,8 +175,8 @@ class Draws(NamedTuple):
     """The random choices for a batch, on the CPU.
 
     Attributes:
-        variants: of the first and second operation, ``(2, n)``.
-        applied: whether they are applied, ``(2, n)`` bool.
+        variants: variants of the first and second operation, ``(2, n)``.
+        applied: whether each operation is applied, ``(2, n)`` bool.
         centres: row and column of Cutout's centre, ``(2, n)``.
     """
 
@@ -186,7 +186,7 @@ class Draws(NamedTuple):
 
 
 def draw(n: int, height: int, width: int, generator: Generator) -> Draws:
-    """A sub-policy for every image, which of its operations are applied, their directions, and Cutout's centre."""
+    """Draw the sub-policy of each image, the operations that are applied, their directions, and Cutout's centre."""
     chosen = torch.randint(len(POLICY), (n,), generator=generator)
     applied = torch.rand(2, n, generator=generator, dtype=torch.float64) < _PROBABILITY[chosen].T
     directions = torch.randint(2, (2, n), generator=generator)
@@ -195,17 +195,17 @@ def draw(n: int, height: int, width: int, generator: Generator) -> Draws:
 
 
 def autoaugment_cutout(images: Tensor, generator: Generator) -> Tensor:
-    """AutoAugment's CIFAR-10 policy, then one black square of half the images' side, Cutout(1, 16) at 32 pixels.
+    """Apply AutoAugment's CIFAR-10 policy, then a black square of half the images' side (Cutout(1, 16) at 32 pixels).
 
-    The images of a batch are sorted by operation on the CPU, where the draws are; the device is sent what to do and is
-    not waited for.
+    The images of a batch are sorted by operation on the CPU, where the random numbers are drawn, so the device never
+    has to be waited for.
 
     Args:
         images: ``(n, ch, h, w)`` uint8, colour or grey.
         generator: CPU generator.
 
     Raises:
-        UserError: images of another number of channels.
+        UserError: images with another number of channels.
     """
     n, channels, height, width = images.shape
     if channels not in (1, 3):

@@ -1,4 +1,4 @@
-"""A loader, or an iterable of batches, read once and in order, as inputs and targets of all samples."""
+"""Inputs and targets of all samples of a loader or an iterable of batches, read once and in order."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from sharpness.errors import UserError
 from sharpness.extensions import in_one_line
 from sharpness.generators import generators_kept
 
-#: Samples of a data set that are read twice: one alone may be the one that is not augmented this time.
+#: Samples of a data set that are read twice to detect augmentation; a single one may happen not to be augmented.
 REREAD = 8
 logger = logging.getLogger("sharpness")
 
 
 def read_loader(loader: DataLoader[Any], batch: Batch | None, takes: Collection[str]) -> list[Record]:
-    """Its batches, or its samples where it makes no batches; the random numbers it draws are put back.
+    """Read the batches of a loader, or its samples if it does not batch, and restore the random generators it uses.
 
     Raises:
-        UserError: it has none, or its data set returns something else when it is read again.
+        UserError: the loader is empty, or its data set returns something else when it is read again.
     """
     samplers = (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
     own = [loader.generator, *(getattr(s, "generator", None) for s in samplers)]
@@ -66,7 +66,7 @@ def _collated(samples: list[Any], what: str, takes: Collection[str]) -> Record:
 
 
 def _is_list_of_samples(value: Any) -> bool:
-    """True for a batch that was not collated, as ``collate_fn=lambda samples: samples`` leaves it."""
+    """True for a batch that was not collated, such as one from ``collate_fn=lambda samples: samples``."""
 
     def is_sample(one: Any) -> bool:
         plain = isinstance(one, tuple) and len(one) > 1 and (isinstance(one[0], ARRAYS) or is_image(one[0]))
@@ -76,7 +76,7 @@ def _is_list_of_samples(value: Any) -> bool:
 
 
 def one_of(data: Any, i: int) -> Any:
-    """Sample number i of a map-style data set of the user's.
+    """Read sample i of the user's map-style data set.
 
     Raises:
         UserError: reading it raises.
@@ -91,13 +91,13 @@ def one_of(data: Any, i: int) -> Any:
 
 
 def require_repeatable(data: Any, read: Sequence[Any] | None = None) -> None:
-    """Refuse a map-style data set of which one of a few samples, spread over it, differs when it is read again.
+    """Read a few evenly spaced samples of a map-style data set again, and refuse it if one of them has changed.
 
     Args:
-        read: all its samples, where they have been read before.
+        read: all samples, if they have been read before.
 
     Raises:
-        UserError: one does.
+        UserError: a sample differs.
     """
     for i in torch.linspace(0, len(data) - 1, min(len(data), REREAD)).long().tolist():
         if not _same(one_of(data, i) if read is None else read[i], one_of(data, i)):
@@ -105,9 +105,10 @@ def require_repeatable(data: Any, read: Sequence[Any] | None = None) -> None:
 
 
 def are_batches(records: Sequence[Record]) -> bool:
-    """True if all of these are batches: their targets are rows of numbers, as long as the inputs.
+    """True if all records are batches, that is, each has as many targets as inputs.
 
-    Rows of targets may belong to one sample as well; they are of batches where the last is shorter.
+    Targets of two or more dimensions could also belong to single samples; they are taken for batches if the last one
+    is shorter.
     """
     lengths = []
     for record in records:
@@ -120,7 +121,7 @@ def are_batches(records: Sequence[Record]) -> bool:
 
 
 def joined(records: Sequence[Record]) -> tuple[Inputs, Any]:
-    """Inputs and targets of all samples from those of batches.
+    """Join the inputs and targets of batches.
 
     Raises:
         UserError: batches that differ in more than their length.
@@ -145,7 +146,7 @@ def joined(records: Sequence[Record]) -> tuple[Inputs, Any]:
 
 
 def stacked(records: Sequence[Record]) -> tuple[Inputs, list[Any]]:
-    """Inputs of all samples, and their targets in a list, from those of samples.
+    """Stack the inputs of samples, and collect their targets in a list.
 
     Raises:
         UserError: samples that do not stack.
@@ -177,7 +178,7 @@ def _together(parts: list[Any], join: Any) -> Inputs:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """True if two readings of a sample agree, as far as they can be compared."""
+    """True if two readings of a sample agree in their arrays and images; other values are not compared."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and torch.equal(*(t.nan_to_num() if t.is_floating_point() else t for t in (a, b)))
     if isinstance(a, np.ndarray) or is_image(a):

@@ -1,4 +1,4 @@
-"""Values of classes that a mapping or a pandas Series gives by label or by name, in the order of the classes."""
+"""Values per class, given by label or name in a mapping or a pandas Series, in the order of the classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sharpness.errors import UserError, shown
 
 
 def labelled(given: Any) -> dict[Any, Any] | None:
-    """The entries of a mapping, or of a Series by its index; None of what has an order of its own alone.
+    """The entries of a mapping, or of a Series by its index; None for anything else, such as a list.
 
     >>> labelled({"cat": 3}), labelled([3, 4])
     ({'cat': 3}, None)
@@ -20,16 +20,16 @@ def labelled(given: Any) -> dict[Any, Any] | None:
 
 
 def by_class(given: Any, names: Sequence[Any], what: str) -> Any:
-    """The values of all classes as a list, of a mapping or Series by names or labels; anything else as it is.
+    """Convert a mapping or Series, by name or label, to a list in class order; return anything else unchanged.
 
-    A ``Counter`` of labels, and ``labels.value_counts()``, have an order of their own, which says nothing.
+    The order of its entries does not matter: that of a ``Counter`` or of ``labels.value_counts()`` is arbitrary.
 
     Args:
-        names: of the classes, in their order.
-        what: is given, for the error.
+        names: names of the classes, in their order.
+        what: name of the argument, for the error.
 
     Raises:
-        UserError: a class is missing, or a key is none.
+        UserError: a class is missing, a key is not a class, or integer keys could be labels or names.
 
     >>> by_class({2: 3, 0: 100, 1: 50}, ("cat", "dog", "eel"), "train_counts")
     [100, 50, 3]
@@ -54,10 +54,10 @@ def by_class(given: Any, names: Sequence[Any], what: str) -> Any:
 
 
 def ordered_names(given: Any) -> Any:
-    """Names of classes in their order: of ``{label: name}``, and of torchvision's ``class_to_idx``, ``{name: label}``.
+    """Class names in label order, from a list, ``{label: name}``, or torchvision's ``class_to_idx``, ``{name: label}``.
 
     Raises:
-        UserError: they have no order.
+        UserError: a set, or labels that are not 0 .. C - 1.
 
     >>> ordered_names({1: "dog", 0: "cat"}), ordered_names({"dog": 1, "cat": 0}), ordered_names(["cat", "dog"])
     (['cat', 'dog'], ['cat', 'dog'], ['cat', 'dog'])

@@ -1,4 +1,4 @@
-"""Check of lists against a disk: counts and groups without opening an image, then every file."""
+"""Check lists of images against the files on disk."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from sharpness.progress import progress
 
 @dataclass(frozen=True)
 class PartReport:
-    """One part, and its images that cannot be read.
+    """The images of one part that cannot be read.
 
     Attributes:
-        images: its list.
+        images: the list of the part.
         wrong: index in the list and message of every image that is missing or cannot be decoded.
     """
 
@@ -37,7 +37,7 @@ class PartReport:
 
 
 def list_in_words(images: ImageList, num_classes: int) -> str:
-    """Number of images and classes of a list, its largest and smallest class, and whose it is.
+    """Describe a list: number of images and classes, largest and smallest class, and its origin if it is known.
 
     >>> import numpy as np
     >>> images = ImageList("train", Path("train.txt"), ["a", "b", "c"], np.array([0, 0, 1]), np.arange(3))
@@ -52,7 +52,7 @@ def list_in_words(images: ImageList, num_classes: int) -> str:
 
 
 def groups_in_words(counts: tuple[int, ...]) -> list[str]:
-    """Sizes of many, medium and few by every convention that has cuts for these classes.
+    """Sizes of many, medium and few under every convention that applies to these classes.
 
     >>> groups_in_words((500, 101, 100, 21, 20, 5))[:2]
     ['oltr: many 3, medium 1, few 2', 'classifier-balancing: many 2, medium 3, few 1']
@@ -61,21 +61,21 @@ def groups_in_words(counts: tuple[int, ...]) -> list[str]:
     for convention in GROUP_CONVENTIONS:
         try:
             groups = class_groups(counts, convention, max(counts) / min(counts))
-        except UserError:  # it has no cuts for so many classes
+        except UserError:  # a convention without cuts for this number of classes
             continue
         told.append(f"{convention}: " + ", ".join(f"{name} {len(members)}" for name, members in groups.items()))
     return told
 
 
 def check_files(lists: Lists, root: Path, transform: Transform, decode: bool, workers: int) -> list[PartReport]:
-    """Look for every listed file, and decode it unless that is not wanted.
+    """Check that every listed file exists and, with ``decode``, that it can be decoded.
 
     Args:
-        lists: of the data set; a list that serves as two parts is checked once.
-        root: where their paths begin.
-        transform: what would be kept of an image.
+        lists: the lists of the data set; a list that is used for two parts is checked once.
+        root: folder where their paths begin.
+        transform: resize and crop.
         decode: whether to decode the files that exist.
-        workers: processes that decode.
+        workers: number of processes that decode.
     """
     reports = []
     distinct = {id(images): images for images in lists.parts.values()}

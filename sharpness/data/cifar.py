@@ -33,8 +33,8 @@ class Layout:
     """The layout of one release: file names, keys, its size, and the group convention of its papers.
 
     Attributes:
-        per_class: training images of each class of the official release.
-        md5: of its files of images.
+        per_class: training images of each class in the official release.
+        md5: MD5 checksums of its image files.
     """
 
     train: tuple[str, ...]
@@ -90,10 +90,10 @@ def load_cifar_lt(
     groups: str | None = None,
     download: bool = False,
 ) -> LongTailData:
-    """``cifar10-lt`` or ``cifar100-lt``: a long tail of the training files and the whole test file.
+    """Load ``cifar10-lt`` or ``cifar100-lt``: a long tail of the training files, and the whole test file.
 
-    ``n_max`` is the largest class of the files at hand (5000 or 500 in the official release), and nothing in
-    the files is run (see :mod:`sharpness.data.unpickle`). Either split is read when it is first asked for.
+    ``n_max`` is the largest class of the given files (5000 or 500 in the official release). No code in the files is
+    run (see :mod:`sharpness.data.unpickle`). Each split is read on first use.
 
     Args:
         name: ``cifar10`` or ``cifar100``.
@@ -112,7 +112,7 @@ def load_cifar_lt(
     choose("CIFAR data set", name, list(LAYOUTS))
     layout = LAYOUTS[name]
     groups = layout.groups if groups is None else groups
-    check_recipe(profile, imbalance, subset, groups)  # now, because files are read when images are asked for
+    check_recipe(profile, imbalance, subset, groups)  # already here, because files are read later, on first use
 
     def cut(pool: ImageSet, names: tuple[str, ...]) -> tuple[LongTail, ImageSet]:
         n_max = int(pool.class_samples(len(names)).max())
@@ -133,19 +133,19 @@ def load_cifar(
     groups: str | None = None,
     download: bool = False,
 ) -> LongTailData:
-    """``cifar10`` or ``cifar100``: the whole training files, in their order, and the whole test file.
+    """Load ``cifar10`` or ``cifar100``: the whole training files, in their order, and the whole test file.
 
-    All classes are many-shot unless ``groups`` says otherwise. ``profile``, ``imbalance`` and ``subset`` are those of a
-    set that keeps everything, by which it is on record.
+    All classes are many-shot unless ``groups`` says otherwise. ``profile``, ``imbalance`` and ``subset`` only accept
+    the defaults, which describe a set that keeps every image.
 
     Args:
         name: ``cifar10`` or ``cifar100``.
-        data_root: as of :func:`load_cifar_lt`.
+        data_root: as for :func:`load_cifar_lt`.
         groups: the group convention, ``oltr`` by default.
         download: fetch the official archive if files are missing.
 
     Raises:
-        UserError: another profile, imbalance or subset; files that :func:`load_cifar_lt` refuses.
+        UserError: another profile, imbalance or subset, or files that :func:`load_cifar_lt` refuses.
     """
     choose("CIFAR data set", name, list(LAYOUTS))
     if (profile, imbalance, subset) != ("exp", 1, "first_n"):
@@ -169,7 +169,7 @@ def _unread(
     download: bool,
     cut: Callable[[ImageSet, tuple[str, ...]], tuple[LongTail, ImageSet]],
 ) -> LongTailData:
-    """The data of files that are there: ``cut`` makes the long tail of all training images and names of classes."""
+    """Data that are read on first use. ``cut`` selects the training set from all training images and class names."""
     folder = _folder(name, layout, data_root, download)
     remedy = f"unpack {ARCHIVES[name].url} again in {folder.parent}, or delete the file and pass --download"
     for file in (*layout.train, layout.test, layout.meta):
@@ -213,7 +213,7 @@ def _tell_unless_official(folder: Path, layout: Layout, images: int) -> None:
 
 
 def _folder(name: str, layout: Layout, data_root: str | Path | None, fetch: bool) -> Path:
-    """The folder of the files, fetched if asked for and incomplete."""
+    """The folder of the files, after a download if ``fetch`` is true and files are missing."""
     given = data_root or os.environ.get("SHARPNESS_DATA")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sharpness"
     root = Path(given).expanduser() if given else cache
@@ -232,7 +232,7 @@ def _folder(name: str, layout: Layout, data_root: str | Path | None, fetch: bool
 
 
 def _read_split(paths: list[Path], layout: Layout, remedy: str) -> ImageSet:
-    """The images ``(n, 3, 32, 32)`` and labels of some files, one after the other."""
+    """Read the images ``(n, 3, 32, 32)`` and labels of some files, in this order."""
     parts = [_read_rows(path, layout, remedy) for path in paths]
     images = torch.from_numpy(np.concatenate([rows for rows, _ in parts])).reshape(-1, 3, 32, 32)
     return ImageSet(images, torch.from_numpy(np.concatenate([labels for _, labels in parts])), MEAN, STD)

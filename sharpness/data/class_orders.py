@@ -1,9 +1,9 @@
 """Orders in which repositories number their classes: by label, or from most to fewest training images.
 
 MiSLAS, GCL on Places-LT and Saddle-LongTail write ``class_map[np.argsort(-counts)[i]] = i``. NumPy's default argsort is
-not stable: classes of equal number come as the algorithm leaves them, and 866 of ImageNet-LT's 1000 classes share their
-number with others. Before NumPy 1.25, which is what released weights were trained with, the algorithm was introsort on
-every processor (:func:`introsort`); since then it depends on the processor.
+not stable, so the order of classes of equal size depends on the algorithm; 866 of ImageNet-LT's 1000 classes have the
+same size as another one. The released weights were trained with NumPy before 1.25, where the algorithm was introsort on
+every processor (:func:`introsort`); since then, it depends on the processor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sharpness.errors import UserError
 from sharpness.untrusted.plain_json import read_json
 from sharpness.untrusted.refused import Refused
 
-#: Largest partition that is sorted by insertion.
+#: Largest partition that is sorted by insertion sort.
 SMALL = 16
 
 CLASS_ORDERS = {
@@ -32,8 +32,8 @@ CLASS_ORDERS = {
 def introsort(values: Sequence[float] | np.ndarray) -> list[int]:
     """Sort ascending as ``np.argsort(values)`` did before NumPy 1.25, ties included.
 
-    Quicksort with the median of three as pivot, whose larger part waits on a stack; partitions of up to 16 elements
-    by insertion; heapsort below a depth of twice the binary logarithm of the length.
+    The algorithm is quicksort with the median of three as pivot, where the larger part goes on a stack; insertion sort
+    for partitions of up to 16 elements; and heapsort below a depth of twice the binary logarithm of the length.
 
     Returns:
         Indices of the values, smallest first.
@@ -41,12 +41,12 @@ def introsort(values: Sequence[float] | np.ndarray) -> list[int]:
     >>> introsort([3, 1, 2, 1])
     [1, 3, 2, 0]
     """
-    # NumPy's algorithm of that time, step by step: argsort puts ties in another order today, and classes of equal size
-    # would have other numbers than when released weights were trained.
+    # This repeats NumPy's former algorithm step by step: today's argsort orders ties differently, so classes of equal
+    # size would get other numbers than when the released weights were trained.
     v = np.asarray(values).tolist()
     order = list(range(len(v)))
     waiting = [(0, len(v) - 1, 2 * (len(v).bit_length() - 1))]
-    # Every choice below, such as the larger part waiting, decides the order of ties, which is what is reproduced.
+    # Every detail below, such as which part goes on the stack, affects the order of ties.
     while waiting:
         low, high, depth = waiting.pop()
         if depth < 0:
@@ -71,7 +71,7 @@ def introsort(values: Sequence[float] | np.ndarray) -> list[int]:
 
 
 def _partition(v: Sequence[float], order: MutableSequence[int], low: int, high: int) -> int:
-    """The final position of the pivot, the median of three."""
+    """Partition around the median of three, and return its final position."""
 
     def swap(a: int, b: int) -> None:
         order[a], order[b] = order[b], order[a]
@@ -96,7 +96,7 @@ def _partition(v: Sequence[float], order: MutableSequence[int], low: int, high: 
 
 
 def _heapsort(v: Sequence[float], part: list[int]) -> list[int]:
-    """The indices of a part by a heap whose root is the largest."""
+    """Sort the indices of one part with a max-heap."""
 
     def sink(moved: int, at: int, size: int) -> None:
         child = 2 * at + 1
@@ -127,8 +127,8 @@ def class_order(counts: Sequence[int] | np.ndarray, kind: Any = "introsort") -> 
     """Labels of the classes in the order in which a repository numbers them, ``(C,)``.
 
     Args:
-        counts: training images per class, ``(C,)``, or by label.
-        kind: a name of :data:`CLASS_ORDERS`, or anything that :func:`check_class_order` takes.
+        counts: training images per class, ``(C,)``, or a mapping by label.
+        kind: a name in :data:`CLASS_ORDERS`, or anything that :func:`check_class_order` takes.
 
     Returns:
         The label of class 0 of the model, that of class 1, and so on.
@@ -151,13 +151,13 @@ def class_order(counts: Sequence[int] | np.ndarray, kind: Any = "introsort") -> 
 
 
 def check_class_order(kind: Any) -> str | list[int]:
-    """A name of :data:`CLASS_ORDERS`, or a permutation as a list.
+    """Return a name in :data:`CLASS_ORDERS`, or a permutation as a list.
 
     Args:
-        kind: a name; labels in the order in which the model numbers them; or a JSON file of such a list.
+        kind: a name; labels in the order in which the model numbers them; or a JSON file with such a list.
 
     Raises:
-        UserError: it is none of these.
+        UserError: ``kind`` is none of these.
 
     >>> check_class_order("label"), check_class_order((1, 0))
     ('label', [1, 0])
@@ -181,7 +181,7 @@ def check_class_order(kind: Any) -> str | list[int]:
 
 
 def describe_order(kind: str | Sequence[int]) -> str:
-    """A description of what :func:`check_class_order` returns.
+    """Describe a class order that :func:`check_class_order` returned.
 
     >>> describe_order("label"), describe_order([2, 1, 0])
     ('label order', 'as given: 2, 1, 0')

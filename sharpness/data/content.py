@@ -1,4 +1,4 @@
-"""Content of samples, which is the same whatever normalises them."""
+"""Content of samples, independent of their normalisation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError
 from sharpness.identity import NAMES, PIXELS, VALUES, SampleIdentity
 
-#: How far beside a whole pixel an undone normalisation may lead: half precision leaves a tenth, others any part.
+#: Largest distance from an integer of a pixel after undoing the normalisation. Half precision causes about a tenth,
+#: wrong constants any distance.
 SLACK = 0.25
 CHUNK = 1024
 
@@ -25,8 +26,8 @@ class Content:
 
     Attributes:
         by: :data:`PIXELS`, :data:`VALUES` or :data:`NAMES`.
-        mean: per channel, of pixels in [0, 1]; None if it is not known.
-        std: per channel, with ``mean``.
+        mean: mean per channel, for pixels in [0, 1]; None if it is not known.
+        std: standard deviation per channel, given with ``mean``.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Content:
         return self._compute()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The digests go to other processes, without the data of which they are made."""
+        """Other processes get the digests instead of the data they are computed from."""
         return vars(self) | {"_compute": None, "digests": self.digests}
 
     def take(self, indices: Tensor) -> Content:
@@ -56,7 +57,7 @@ class Content:
         """The identity of samples with classes and weights, (n,) each.
 
         Args:
-            targets: (n, ...), where they are not the classes.
+            targets: targets (n, ...), if they are not the classes.
         """
         digests = self.digests
         if targets is not None:
@@ -66,17 +67,17 @@ class Content:
 
     @classmethod
     def of(cls, data: Any, x: Tensor, names: Sequence[Any] | None = None, mean: Any = None, std: Any = None) -> Content:
-        """The content of data that have it as ``.content``, or of inputs.
+        """The content of ``data.content`` if it exists, otherwise that of the inputs.
 
         Args:
-            x: the inputs, (n, ...), before they are brought to a model's precision.
-            names: (n,) names that identify the samples, in place of their inputs.
-            mean: per channel, of pixels in [0, 1], what was subtracted from the inputs.
-            std: per channel, what they were divided by.
+            x: the inputs, (n, ...), before they are converted to the model's precision.
+            names: (n,) names that identify the samples instead of their inputs.
+            mean: mean per channel, for pixels in [0, 1], that was subtracted from the inputs.
+            std: standard deviation per channel by which the inputs were divided.
 
         Raises:
-            UserError: mean and std of data that know theirs, or that do not lead back to 8-bit pixels; names that are
-                not as many as samples.
+            UserError: mean and std for data that have their own, or that do not lead back to 8-bit pixels; or another
+                number of names than samples.
         """
         known: Content | None = getattr(data, "content", None)
         if known is not None and (mean is not None or std is not None):
@@ -91,7 +92,7 @@ class Content:
         if known is not None:
             return known
         if given:
-            undone(x[:16], given.mean, given.std)  # what cannot be right is refused before any work
+            undone(x[:16], given.mean, given.std)  # refuses wrong constants before any work is done
             return cls(
                 PIXELS, lambda: _by_chunk(x, lambda part: _pixels(undone(part, given.mean, given.std))), *constants
             )
@@ -101,7 +102,7 @@ class Content:
 
 
 def pixel_digests(images: Tensor) -> np.ndarray:
-    """Digests (n,) uint64 of 8-bit images ``(n, ...)``; three equal channels have the digest of one, a grey image.
+    """Digests (n,) uint64 of 8-bit images ``(n, ...)``; an image with three equal channels counts as grey, with one.
 
     >>> grey = torch.arange(12, dtype=torch.uint8).view(2, 1, 2, 3)
     >>> bool((pixel_digests(grey) == pixel_digests(grey.expand(2, 3, 2, 3))).all())
@@ -111,7 +112,7 @@ def pixel_digests(images: Tensor) -> np.ndarray:
 
 
 def value_digests(values: Tensor) -> np.ndarray:
-    """Digests (n,) uint64 of rows of numbers ``(n, ...)``, in single precision: copies of other dtypes have the same.
+    """Digests (n,) uint64 of rows of numbers ``(n, ...)`` in single precision, so copies of other dtypes agree.
 
     >>> x = torch.tensor([[0.0, 1.5], [-0.0, 1.5]])
     >>> len(set(value_digests(x).tolist()) | set(value_digests(x.double()).tolist()))
@@ -121,7 +122,7 @@ def value_digests(values: Tensor) -> np.ndarray:
 
 
 def _by_chunk(rows: Tensor, convert: Callable[[Tensor], Sequence[Any]]) -> np.ndarray:
-    """Digests of rows, converted in pieces, so that a large set is never in memory twice."""
+    """Digests of rows, converted in pieces because a second copy of a large set may not fit in memory."""
     return np.concatenate([_digests(convert(part.detach().cpu())) for part in rows.split(CHUNK)])
 
 
@@ -144,11 +145,11 @@ def _pixels(images: Tensor) -> list[np.ndarray]:
 def _plain(values: Tensor) -> Tensor:
     if values.is_complex():
         values = torch.view_as_real(values)
-    return values.float() + 0.0 if values.is_floating_point() else values.long()  # + 0.0: there is one zero
+    return values.float() + 0.0 if values.is_floating_point() else values.long()  # + 0.0 turns -0.0 into 0.0
 
 
 def undone(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """The 8-bit pixels behind normalised inputs: (n, ch, h w), or in their own shape where channels share a mean."""
+    """Undo a normalisation: 8-bit pixels (n, ch, h w), or in the shape of ``x`` if there is a single mean."""
     channels = len(mean)
     if x.ndim > 2 and x.shape[1] != channels and x.shape[-1] == channels:
         x = x.movedim(-1, 1)

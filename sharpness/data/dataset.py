@@ -1,4 +1,4 @@
-"""Images in memory: a set of them, and the pair of training and test sets with its long tail."""
+"""Sets of labelled images, and long-tailed data sets with training and test images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sharpness.errors import UserError, choose
 from sharpness.identity import PIXELS
 from sharpness.renamed import renamed_attribute
 
-#: Parts of a long-tailed data set; some have but two of them.
+#: Parts of a long-tailed data set; some only have training and test images.
 PARTS = ("train", "val", "test", "open")
 
 
@@ -34,10 +34,10 @@ class ImageSet:
     """Labelled 8-bit images and the statistics that normalise them.
 
     Attributes:
-        images: ``(n, ch, h, w)`` uint8, or :class:`~sharpness.data.rows.Rows` that are read when they are asked for.
+        images: ``(n, ch, h, w)`` uint8, or :class:`~sharpness.data.rows.Rows`, which are read on demand.
         labels: ``(n,)`` int64.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, of pixels in [0, 1].
+        mean: mean per channel, for pixels in [0, 1].
+        std: standard deviation per channel, for pixels in [0, 1].
 
     Raises:
         UserError: wrong dtypes or shapes, or a standard deviation that is not positive.
@@ -79,10 +79,10 @@ class ImageSet:
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Normalised images ``(n, ch, h, w)`` and labels ``(n,)``, as a TensorDataset names them.
 
-        Rows of a source stay unread: an objective reads and normalises them batch by batch.
+        Rows of a source are not read here: an objective reads and normalises them batch by batch.
         """
         if isinstance(self.images, Rows):
-            # Rows stand in for a tensor: everything an objective does with inputs they do.
+            # Rows support every operation that an objective performs on a tensor of inputs.
             return cast("Tensor", self.images.standardized(Standardization(self.mean, self.std))), self.labels
         return self.normalize(self.images), self.labels
 
@@ -99,7 +99,7 @@ class ImageSet:
         return replace(self, images=images, labels=self.labels.to(device))
 
     def by_digest(self, digests: np.ndarray) -> ImageSet | None:
-        """The images of some digests (m,), in their order; None where one is missing."""
+        """The images with the given digests (m,), in this order, or None if one is missing."""
         here = {int(digest): i for i, digest in enumerate(self.content.digests)}
         places = [here.get(int(digest)) for digest in digests]
         return None if None in places else self.subset([i for i in places if i is not None])
@@ -118,7 +118,7 @@ class ImageSet:
         return self.subset(first_of_each(self.labels, n))
 
     def sha256(self) -> str:
-        """SHA-256 of pixels and labels; rows of a list have its names and transform in the place of pixels."""
+        """SHA-256 of pixels and labels; for rows of a list, its names and transform replace the pixels."""
         if isinstance(self.images, Rows):
             digest = hashlib.sha256(self.images.content_sha256().encode())
         else:
@@ -139,11 +139,11 @@ class ImageSet:
 
 
 class Cut(TypedDict):
-    """Keywords of a long tail that is cut out of a pool of training images.
+    """Keywords for cutting a long tail out of a pool of training images.
 
     Attributes:
-        class_names: in label order.
-        n_max: images of the largest class.
+        class_names: class names in label order.
+        n_max: number of images of the largest class.
     """
 
     class_names: tuple[str, ...]
@@ -155,10 +155,10 @@ class Cut(TypedDict):
 
 
 def cut_pool(dataset: str, pool: ImageSet, **cut: Unpack[Cut]) -> tuple[LongTail, ImageSet]:
-    """A long tail of a pool of training images: its description, and the images.
+    """Cut a long tail out of a pool of training images; returns its description and images.
 
     Raises:
-        UserError: a class that has fewer images than the profile asks for, and all that :class:`LongTail` refuses.
+        UserError: a class with fewer images than the profile requires, or anything that :class:`LongTail` refuses.
     """
     names, profile, imbalance, n_max = cut["class_names"], cut["profile"], cut["imbalance"], cut["n_max"]
     counts = profile_counts(profile, imbalance, len(names), n_max, class_names=names)
@@ -172,15 +172,15 @@ class LongTailData:
     """A long-tailed training set and a balanced test set.
 
     Attributes:
-        longtail: what the training set is made of.
-        train: the images that training sees.
-        test: the images that accuracy is counted on.
-        augmentation: of training images, a name of :data:`sharpness.data.AUGMENTATIONS`.
-        padding: pixels on each side before the random crop.
-        default_model: the registered model that fits these images.
-        usual_augmentation: that of these images where nobody chose another; what they were made with.
-        val: validation images, where the data have some.
-        open: images of classes that training does not know, labelled -1, where the data have some.
+        longtail: description of the training set.
+        train: training images.
+        test: test images.
+        augmentation: augmentation of training images, a name in :data:`sharpness.data.AUGMENTATIONS`.
+        padding: pixels of padding on each side before the random crop.
+        default_model: name of a registered model for these images.
+        usual_augmentation: default augmentation of these images.
+        val: validation images, or None.
+        open: images of an open set, whose classes are not trained on, with label -1; or None.
 
     Raises:
         UserError: a label outside ``[0, C)``, or an unknown augmentation.
@@ -222,37 +222,37 @@ class LongTailData:
     def unread(
         cls, read: Mapping[str, Callable[[], Any]], augmentation: str, padding: int, default_model: str
     ) -> LongTailData:
-        """Data whose long tail and images are read when they are first asked for.
+        """Data whose long tail and images are read on first use.
 
         Args:
-            read: functions that read ``longtail``, ``train`` and ``test``, by these names.
+            read: functions that read ``longtail``, ``train`` and ``test``, under these names.
         """
         data = object.__new__(cls)
         known = {"augmentation": augmentation, "usual_augmentation": augmentation, "padding": padding}
         vars(data).update(known, default_model=default_model, _read=dict(read))
         return data
 
-    if not TYPE_CHECKING:  # which would take any name for an attribute
+    if not TYPE_CHECKING:  # a type checker would accept any attribute because of __getattr__
 
         def __getattr__(self, name: str) -> Any:
-            # Python asks here for what an instance lacks: a part that was read, or given, is found before.
+            # Python only calls this for missing attributes, so not for parts that were given or read before.
             read = vars(self).get("_read", {}).get(name)
             if read is None:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             return vars(self).setdefault(name, read())
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields, read: another process may not have the files."""
+        """Read all fields first, because another process may not have the files."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def described(self, longtail: LongTail) -> LongTailData:
-        """The same images, unread ones among them, as the training set that ``longtail`` describes."""
+        """The same images, which may still be unread, with ``longtail`` as the description of the training set."""
         data = object.__new__(type(self))
         vars(data).update(vars(self), longtail=longtail)
         return data
 
     def standardized(self, constants: Standardization) -> LongTailData:
-        """The same images, unread ones among them, standardised by other constants."""
+        """The same images, which may still be unread, standardised by other constants."""
 
         def changed(name: str) -> ImageSet | None:
             part: ImageSet | None = getattr(self, name)
@@ -266,7 +266,7 @@ class LongTailData:
         return data
 
     def part(self, name: str) -> ImageSet:
-        """The training, validation or test images, or those of the open set.
+        """The training, validation, test or open-set images.
 
         Raises:
             UserError: the data have no such part.
@@ -293,7 +293,7 @@ class LongTailData:
 
     @property
     def other_augmentation(self) -> str | None:
-        """The augmentation, if it is not the usual one: part of a run's name and identity."""
+        """The augmentation if it is not the usual one, else None; part of a run's name and identity."""
         return None if self.augmentation == self.usual_augmentation else self.augmentation
 
     class_counts = renamed_attribute("class_counts", "train_counts")

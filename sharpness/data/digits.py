@@ -1,4 +1,4 @@
-"""A long tail of handwritten digits that needs no download: the 8x8 digits that scikit-learn embeds.
+"""A long tail of handwritten digits without a download: the 8x8 digits that come with scikit-learn.
 
 Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
 """
@@ -19,11 +19,11 @@ TEST_PER_CLASS = 50
 
 
 def digit_pools() -> tuple[ImageSet, ImageSet]:
-    """All 1,797 digits as (training pool, test set), one channel of 8x8.
+    """All 1,797 digits as training pool and test set, one channel of 8x8.
 
-    The last 50 images of each class, in the data set's order, are the test set, and no recipe touches them.
-    Grey levels 0..16 become ``round(v * 255 / 16)``; mean and standard deviation are those of the pool's
-    pixels, so they do not depend on the long tail.
+    The last 50 images of each class, in the data set's order, are the test set for every recipe. Grey levels 0..16
+    become ``round(v * 255 / 16)``. Mean and standard deviation are those of the pool, so they do not depend on the long
+    tail.
     """
     table = _table()
     images = torch.from_numpy(np.rint(table[:, :-1] * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8))
@@ -42,7 +42,7 @@ def digit_pools() -> tuple[ImageSet, ImageSet]:
 def _table() -> np.ndarray:
     """64 grey levels and the label of every digit, (1797, 65).
 
-    Read from scikit-learn's file: to import ``sklearn.datasets`` takes two seconds, in every process.
+    The file of scikit-learn is read directly, because importing ``sklearn.datasets`` takes two seconds per process.
     """
     package = find_spec("sklearn")
     folders = package.submodule_search_locations if package and package.submodule_search_locations else []
@@ -59,11 +59,11 @@ def _table() -> np.ndarray:
 def load_digits_lt(
     profile: str = "exp", imbalance: float = 30, subset: str = "ldam_seed0", groups: str = "oltr"
 ) -> LongTailData:
-    """``digits-lt``: a long tail of the embedded digits with 500 balanced test images.
+    """Load ``digits-lt``: a long tail of scikit-learn's digits, and 500 balanced test images.
 
-    ``n_max`` is the size of the pool's smallest class, 124, so that every imbalance up to it is possible; the
-    default of 30 leaves the rarest digit 4 images. Augmented by a crop with padding 1 and never mirrored,
-    because a mirrored digit is another sign.
+    ``n_max`` is the size of the pool's smallest class, 124, so every imbalance up to 124 is possible; the default of 30
+    leaves 4 images of the rarest digit. The augmentation is a crop with padding 1, without mirroring, because a
+    mirrored digit is a different sign.
 
     Args:
         profile: ``exp``, ``step`` or ``exp_m2m``.
@@ -72,7 +72,7 @@ def load_digits_lt(
         groups: the group convention.
 
     Raises:
-        UserError: an unknown choice, or an imbalance that empties a class.
+        UserError: an unknown choice, or an imbalance that leaves a class without images.
 
     >>> load_digits_lt().train_counts
     (124, 84, 58, 39, 27, 18, 12, 8, 6, 4)

@@ -1,4 +1,4 @@
-"""Fetch the official CIFAR archives: resumable, checked, unpacked whole or not at all.
+"""Download the official CIFAR archives: resumable and verified, with complete files only.
 
 Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009, https://www.cs.toronto.edu/~kriz.
 """
@@ -25,7 +25,7 @@ TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar archive: where it is, its checksum, and the folder it unpacks to."""
+    """A tar archive: its address, its checksum, and the folder that it unpacks to."""
 
     url: str
     md5: str
@@ -52,20 +52,21 @@ ARCHIVES: dict[str, Archive] = {
 
 
 def download(name: str, root: Path) -> Path:
-    """Bring one of :data:`ARCHIVES` to ``root`` and unpack it there.
+    """Download one of :data:`ARCHIVES` to ``root`` and unpack it there.
 
-    The transfer goes to ``<archive>.part`` and is continued there after an interruption, by this call or a
-    later one; only a file with the right checksum gets the archive's name. An archive that is there is kept.
+    Data are written to ``<archive>.part``, where an interrupted download is resumed, by this call or a later one. Only
+    a file with the right checksum gets the archive's name. A complete archive is not downloaded again.
 
     Args:
         name: ``cifar10`` or ``cifar100``.
-        root: the data folder, made if missing.
+        root: the data folder, created if missing.
 
     Returns:
         The unpacked folder.
 
     Raises:
-        UserError: the network, the server, the disk or the checksum; says where to put the files by hand.
+        UserError: a failure of the network, the server, the disk or the checksum; the message says where to put the
+            files by hand.
     """
     choose("archive", name, list(ARCHIVES))
     archive = ARCHIVES[name]
@@ -91,13 +92,13 @@ def _by_hand(archive: Archive, root: Path) -> str:
 
 
 def md5_of(path: Path) -> str:
-    """The checksum that the archives and their files are published with."""
+    """MD5 of a file, the checksum that CIFAR publishes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _fetch(archive: Archive, part: Path, root: Path) -> None:
-    """Fill ``part`` to its full length, continuing after each broken connection."""
+    """Download to ``part`` until it is complete, and resume after each broken connection."""
     reason = ""
     for _ in range(ATTEMPTS):
         before = part.stat().st_size if part.exists() else 0
@@ -106,7 +107,7 @@ def _fetch(archive: Archive, part: Path, root: Path) -> None:
                 return
             reason = f"the connection broke after {part.stat().st_size:,} bytes"
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # nothing is left to send: the checksum decides
+            if error.code == 416:  # nothing is left to send; the checksum is verified by the caller
                 return
             reason = f"HTTP {error.code} {error.reason}"
             break
@@ -118,7 +119,7 @@ def _fetch(archive: Archive, part: Path, root: Path) -> None:
 
 
 def _transfer(archive: Archive, part: Path, done: int) -> bool:
-    """One connection; True if the whole file is there at its end."""
+    """Download over one connection; returns True if the file is then complete."""
     headers = {"Range": f"bytes={done}-"} if done else {}
     request = urllib.request.Request(archive.url, headers=headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
@@ -136,7 +137,7 @@ def _transfer(archive: Archive, part: Path, done: int) -> bool:
 
 
 def _unpack(archive: Path, root: Path) -> None:
-    """Unpack beside the final place and move file by file, so that no file is ever there in part."""
+    """Unpack to a temporary folder and move the files one by one, so that no partial file is ever visible."""
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpack-") as folder:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")

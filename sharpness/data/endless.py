@@ -1,4 +1,4 @@
-"""Reading of samples or batches from what may have no end, or more than fits in memory."""
+"""Read samples or batches from iterables that may be infinite or too large for memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sharpness.errors import UserError, shown
 logger = logging.getLogger("sharpness")
 
 SAMPLES = 2**18
-"""Most samples or batches that are taken of an iterable without a length."""
+"""Largest number of samples or batches that are read from an iterable without a length."""
 
 BYTES = 4 * 2**30
-"""Most bytes that are taken of an iterable without a length."""
+"""Largest number of bytes that are read from an iterable without a length."""
 
-#: Seconds after which an iterable without a length is told, and bytes that a sample takes beside its arrays.
+#: Seconds after which a warning about an iterable without a length is logged, and bytes of a sample beyond its arrays.
 PATIENCE, BESIDE = 10.0, 500
 _ISLICE = "give as many as you mean, such as list(itertools.islice(data, 1000))"
 
@@ -31,11 +31,11 @@ def all_of(data: Iterable[Any], length: int | None = None) -> list[Any]:
 
     Args:
         data: samples or batches.
-        length: how many it says that there are; None where it does not say.
+        length: the stated number of samples or batches; None if it is not known.
 
     Raises:
-        UserError: reading it raises, it hands out more than it says, or more than there is memory for, or, where it
-            does not say, more than :data:`SAMPLES` or :data:`BYTES`.
+        UserError: reading raises; there are more than ``length``; they do not fit into memory; or, without a length,
+            there are more than :data:`SAMPLES` or :data:`BYTES`.
 
     >>> all_of(iter("abc"))
     ['a', 'b', 'c']
@@ -45,7 +45,7 @@ def all_of(data: Iterable[Any], length: int | None = None) -> list[Any]:
     try:
         for one in data:
             found.append(one)
-            # Without a length nothing but a bound tells what has no end from what is long.
+            # Without a length, only a bound distinguishes an infinite iterable from a long one.
             if length is None:
                 taken += bytes_of(one)
                 if len(found) > SAMPLES or taken > BYTES:
@@ -69,21 +69,21 @@ def all_of(data: Iterable[Any], length: int | None = None) -> list[Any]:
 
 
 def length_of(loader: DataLoader[Any]) -> int | None:
-    """The most batches that a loader may hand out, by its length or its data set's; None if neither is known."""
+    """Upper limit of a loader's batches, from its length or that of its data set; None if neither is known."""
     try:
         said = len(loader)
-    except Exception:  # of a sampler that has none, or anybody's own
+    except Exception:  # a sampler without a length, or any error in the user's code
         if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
             return None
-        # A sampler that says no length: every sample once is all that a measurement takes.
+        # Without a length of the sampler: a measurement uses every sample at most once.
         return -(-len(loader.dataset) // (loader.batch_size or 1))
-    # Each worker may read the whole of an iterable dataset, and cut a last batch short.
+    # Each worker may read the whole iterable dataset and end with a smaller batch.
     copies = max(1, loader.num_workers) if isinstance(loader.dataset, IterableDataset) else 1
     return said * copies + copies - 1
 
 
 def require_room(length: int, one: Any) -> None:
-    """Refuse so many samples or batches like one if they are more than the machine has memory."""
+    """Refuse ``length`` samples or batches of the size of ``one`` if they exceed the machine's memory."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
@@ -94,7 +94,7 @@ def require_room(length: int, one: Any) -> None:
 
 
 def bytes_of(value: Any) -> int:
-    """Bytes of the arrays and images in a sample or a batch, and of what Python needs to keep it."""
+    """Approximate bytes of a sample or batch: its arrays and images, and Python's overhead."""
     if isinstance(value, ARRAYS):
         return BESIDE + int(value.nbytes)
     if is_image(value):

@@ -1,4 +1,4 @@
-"""Listed image files as a source of images: opened, resized and cropped when they are asked for."""
+"""Listed image files as a source of images, which are opened, resized and cropped on demand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sharpness.errors import UserError
 
 @dataclass(frozen=True)
 class Transform:
-    """The part of an image that is kept: the central square of ``size`` of the image whose shorter side is ``resize``.
+    """Resize an image to a shorter side of ``resize`` (default ``size``) and keep the central square of side ``size``.
 
     >>> Transform(224, 256).words
     'shorter side 256, centre 224, RGB'
@@ -36,27 +36,27 @@ class Transform:
 
     @property
     def words(self) -> str:
-        """A description of the transform, part of the key of prepared images."""
+        """Description of the transform, which is part of the key of prepared images."""
         return f"shorter side {self.resize or self.size}, centre {self.size}, RGB"
 
 
 def content_key(images: ImageList, transform: Transform, skipped: tuple[int, ...] = ()) -> str:
-    """The key of the images of a list after a transform, 64 hexadecimal digits: the same for both path styles."""
+    """Key of the transformed images of a list, 64 hexadecimal digits; it does not depend on the path style."""
     text = f"{images.fingerprint} {len(images)} {transform.words} {skipped}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class FileSource:
-    """The files of a list below a root as a source of images.
+    """The files of a list below a root folder as a source of images.
 
     Args:
         images: the list.
-        root: where its paths begin.
-        transform: what is kept of an image.
-        folders: name of the folder of each class, for the styles of paths that need it.
+        root: folder where its paths begin.
+        transform: resize and crop.
+        folders: name of the folder of each class, for path styles that need it.
 
     Raises:
-        UserError: the first file is in no style below the root.
+        UserError: the first file is not found below the root in any path style.
     """
 
     def __init__(self, images: ImageList, root: Path, transform: Transform, folders: tuple[str, ...] = ()) -> None:
@@ -83,10 +83,10 @@ class FileSource:
         return self.root / self.style(self.images.names[index], self._folder(index))
 
     def one(self, index: int) -> tuple[Tensor, np.uint64]:
-        """An image ``(3, size, size)``, and the digest of all its pixels.
+        """Read an image ``(3, size, size)``, and the digest of all pixels of its file.
 
         Raises:
-            UserError: it is missing or damaged; the message has its line in the list.
+            UserError: the file is missing or damaged; the message names its line in the list.
         """
         return self._picture(index, self.transform.size, self.transform.resize)
 
@@ -97,26 +97,26 @@ class FileSource:
             raise UserError(f"{self.images.place(index)}: {error}") from None
 
     def read(self, indices: np.ndarray) -> Tensor:
-        """The images at some indices."""
+        """Read the images at some indices."""
         found = torch.empty((len(indices), *self.image_shape), dtype=torch.uint8)
         for i, index in enumerate(indices):
             found[i], self._digests[int(index)] = self.one(int(index))
         return found
 
     def digests(self, indices: np.ndarray) -> np.ndarray:
-        """Digests ``(n,)`` uint64 of all pixels of the files, which are read unless they were before."""
+        """Digests ``(n,)`` uint64 of all pixels of the files; files that were not read before are read now."""
         for index in map(int, indices):
             if index not in self._digests:
                 self._digests[index] = self.one(index)[1]
         return np.array([self._digests[int(i)] for i in indices], dtype=np.uint64)
 
     def originals(self, indices: np.ndarray) -> list[Tensor]:
-        """Whole images ``(3, h, w)``, as the files have them."""
+        """Read whole images ``(3, h, w)``, without resize and crop."""
         return [self._picture(int(index), None, None)[0] for index in indices]
 
 
 class _Chunks(Dataset[Any]):
-    """Chunks of a source, each decoded in one worker; errors of single images are returned, not raised."""
+    """Chunks of a source, each decoded by one worker; errors of single images are returned, not raised."""
 
     def __init__(self, source: FileSource, chunks: list[np.ndarray], pixels: bool) -> None:
         self.source, self.chunks, self.pixels = source, chunks, pixels
@@ -143,11 +143,11 @@ class _Chunks(Dataset[Any]):
 def decoded(
     source: FileSource, chunks: list[np.ndarray], workers: int = 0, pixels: bool = True
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, str]]]]:
-    """Images, digests and indices of what can be read of every chunk in turn, and what cannot with its message.
+    """Decode chunk after chunk; yields images, digests and indices of readable files, and (index, message) of others.
 
     Args:
-        workers: processes that decode; 0 for this one.
-        pixels: whether the images themselves are wanted.
+        workers: number of processes that decode; 0 decodes in this one.
+        pixels: whether to return the images themselves.
     """
     loader: DataLoader[Any] = DataLoader(
         _Chunks(source, chunks, pixels), batch_size=None, num_workers=workers, collate_fn=None, shuffle=False

@@ -38,20 +38,20 @@ from sharpness.renamed import renamed_arguments, renamed_attribute
 @renamed_arguments(class_counts="train_counts")
 @dataclass(frozen=True, eq=False, repr=False)
 class ForeignData:
-    """Labelled samples, what normalises them, and what is known of their classes.
+    """Labelled samples with their normalisation, class names and training counts.
 
-    An :class:`sharpness.Objective` takes it as it is.
+    An :class:`sharpness.Objective` accepts it as data.
 
     Attributes:
         inputs: 8-bit images ``(n, ch, h, w)``, or numbers ``(n, ...)``.
         labels: ``(n,)`` int64.
-        mean: per channel, of pixels in [0, 1] where images are 8-bit; None leaves numbers as they are.
-        std: per channel, with ``mean``.
+        mean: mean per channel, for pixels in [0, 1] if images are 8-bit; None leaves numbers unchanged.
+        std: standard deviation per channel, given with ``mean``.
         class_names: ``(C,)``.
-        train_counts: ``(C,)`` training images per class, which need not be the counts of these samples.
-        class_totals: ``(C,)`` samples per class before ``limit_per_class`` took its part.
-        estimated: whether mean and std come from these samples, and not from who trained on them.
-        digests: ``(n,)`` uint64, of the pixels of image files before they were resized and cropped; None of others.
+        train_counts: ``(C,)`` training images per class, which may differ from the counts of these samples.
+        class_totals: ``(C,)`` samples per class before ``limit_per_class``.
+        estimated: whether mean and std were computed from these samples rather than given.
+        digests: ``(n,)`` uint64, digests of the pixels of image files before resize and crop; None for other samples.
     """
 
     inputs: Tensor
@@ -82,10 +82,10 @@ class ForeignData:
 
     @property
     def image_set(self) -> ImageSet:
-        """The same as the package's set of 8-bit images.
+        """The same samples as an :class:`ImageSet`.
 
         Raises:
-            UserError: the samples are no 8-bit images.
+            UserError: the samples are not 8-bit images.
         """
         if self.mean is None or self.std is None:
             raise UserError("these samples are no 8-bit images: take .tensors")
@@ -93,7 +93,7 @@ class ForeignData:
 
     @property
     def content(self) -> Content:
-        """The content that identifies the samples: pixels as in the files, or numbers before normalisation."""
+        """The content that identifies the samples: pixels of the files, or numbers before normalisation."""
         pixels, known = self.inputs, self.digests
         if known is not None:
             return Content(PIXELS, lambda: known, self.mean, self.std)
@@ -106,18 +106,18 @@ class ForeignData:
 
     @property
     def weights(self) -> Tensor:
-        """The number of samples that each represents, ``(n,)``: 1 unless classes were limited."""
+        """The number of samples that each sample represents, ``(n,)``: 1 unless classes were limited."""
         here = torch.bincount(self.labels, minlength=self.num_classes)
         return (torch.tensor(self.class_totals) / here)[self.labels]
 
     def in_class_order(self, kind: Any = "introsort") -> ForeignData:
-        """The same with its classes numbered as :func:`~sharpness.data.class_order` orders them.
+        """The same samples with classes numbered by :func:`~sharpness.data.class_order`.
 
         Args:
-            kind: as that function takes it.
+            kind: the order, as for that function.
 
         Raises:
-            UserError: all classes have equally many images, so that an order by their number is not known.
+            UserError: all classes have the same number of images, which does not determine an order by number.
         """
         kind = check_class_order(kind)
         by_count = isinstance(kind, str) and kind != "label"
@@ -138,7 +138,7 @@ class ForeignData:
         )
 
     def limit_per_class(self, n: int) -> ForeignData:
-        """The first ``n`` samples of each class; the class counts stay those of training.
+        """The first ``n`` samples of each class; ``train_counts`` do not change.
 
         Raises:
             UserError: ``n`` below 1.
@@ -181,7 +181,7 @@ def read_images(
             are left as they are unless it is given.
         std: per channel, with ``mean``.
         size: side of the central square of image files that is kept; None keeps them whole.
-        resize: the shorter side before that crop; ``size`` unless given. ImageNet's usual protocol is 224 of 256.
+        resize: the shorter side before that crop; ``size`` by default. ImageNet's usual protocol is 224 of 256.
         channels: 3 or 1, of image files.
         layout: of arrays of images: ``channels first``, ``channels last``, or ``auto``, which reads images of 8 or 16
             bits by their shape and takes other numbers as they are.
@@ -189,11 +189,11 @@ def read_images(
             given.
         train_counts: training images per class, a list, ``{folder: images}``, which may name more classes than have
             images here, or a JSON file of either; those of these samples unless given.
-        limit_per_class: the most samples of every class that are read. Unless mean and std are given, these alone
-            are what they are computed from.
+        limit_per_class: largest number of samples of each class that are read. Mean and std are computed from these
+            samples alone, unless given.
 
     Raises:
-        UserError: one line that names the file and the remedy.
+        UserError: anything that cannot be read; the message names the file and the remedy in one line.
 
     >>> x = torch.tensor([[[[0, 255]]], [[[255, 255]]]], dtype=torch.uint8)
     >>> data = read_images((x, torch.tensor([0, 1])), mean=(0.5,), std=(0.5,))
@@ -230,9 +230,9 @@ def read_images(
     ):
         # Keys 0, 1, 2, ... may be names of folders, which are sorted as text: 0, 1, 10, 2.
         counts, _ = read_train_counts(by_class(entries, class_names, "train_counts"))
-    # Of files the labels alone are known here: those beyond the limit are counted, and not opened.
+    # Only the labels of files are known here: files beyond the limit are counted, but not opened.
     names, counts = name_classes(labels, class_names, counts)
-    # Before any limit: the totals are all images of a class, whatever is kept of them.
+    # Computed before the limit, because the totals count all images of a class.
     totals = tuple(torch.bincount(labels, minlength=len(names)).tolist())
     if files is not None:
         files = files.limit_per_class(limit_per_class) if limit_per_class is not None else files
@@ -267,7 +267,7 @@ def _files(path: Path, root: str | Path | None, class_names: Sequence[str] | Non
 
 
 class _Plain:
-    """A map-style dataset, or ``(x, y)``, with its Pillow images as tensors."""
+    """A map-style dataset, or ``(x, y)``, with Pillow images converted to tensors."""
 
     def __init__(self, source: Any) -> None:
         self.source = source
@@ -287,7 +287,7 @@ class _Plain:
 
 
 def _of_dataset(source: Any) -> tuple[Tensor, Tensor]:
-    """Inputs and labels, which some keep as (n, 1)."""
+    """Inputs and labels on the CPU; labels of shape (n, 1) are flattened."""
     map_style = hasattr(source, "__getitem__") and hasattr(source, "__len__") and len(source)
     x, y = (t.cpu() for t in as_tensors(_Plain(source) if map_style else source))
     return x, y.reshape(-1) if y.shape == (len(y), 1) else y

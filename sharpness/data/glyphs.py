@@ -1,8 +1,8 @@
-"""``glyphs-lt``: a long tail of Han characters, drawn by the fonts of a computer, in the field's format of lists.
+"""``glyphs-lt``: a long tail of Han characters, drawn with the installed fonts, as image lists.
 
-A class is a character and an image of it a face: designs from brush to pixels. Training and test images come from
-different faces; characters beyond the classes are an open set. Given the same font files and the same versions of
-Pillow and FreeType it is the same to the pixel; ``glyphs.json`` records them.
+A class is a character, and each of its images shows it in another font face. Training and test images come from
+different faces; further characters form an open set. The images are reproducible to the pixel with the same font files
+and versions of Pillow and FreeType, which ``glyphs.json`` records.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from sharpness.progress import progress
 
 logger = logging.getLogger("sharpness")
 
-#: Code points of Han characters, and the fewest of them that make a face one of Han.
+#: Code points of Han characters, and the number of them that a face must exceed to be used.
 HAN, ENOUGH = range(0x4E00, 0xA000), 500
-#: Ratio of the largest to the smallest class, most training images of a class, and test images of each.
+#: Ratio of the largest to the smallest class, largest number of training images of a class, and test images per class.
 IMBALANCE, LARGEST, TESTS = 12, 24, 3
-#: Characters in a row without enough different faces, after which there is no hope of more.
+#: Number of consecutive characters without enough different faces after which the search ends.
 PATIENCE = 500
 FONT_FILES = (".ttf", ".ttc", ".otf", ".otc")
 REMEDY = "install more, such as apt-get install fonts-noto-cjk fonts-wqy-zenhei fonts-arphic-ukai fonts-arphic-uming"
@@ -40,10 +40,10 @@ class Face:
     """A face of a font file.
 
     Attributes:
-        path: of the file.
-        index: of the face in it.
-        sha256: of the file.
-        characters: code points of the Han characters that it has.
+        path: path of the file.
+        index: index of the face in the file.
+        sha256: SHA-256 of the file.
+        characters: code points of the Han characters in the face.
     """
 
     path: Path
@@ -53,27 +53,27 @@ class Face:
 
     @property
     def name(self) -> str:
-        """The file's name and the number of the face."""
+        """The file's name and the index of the face."""
         return f"{self.path.stem}-{self.index}"
 
     def draw(self, character: int, side: int) -> np.ndarray | None:
-        """A character, black on white in the middle, ``(side, side)`` uint8; None where it is blank or an error."""
+        """Draw a character in black on white, centred, ``(side, side)`` uint8; returns None if it is blank or fails."""
         from PIL import Image, ImageDraw, ImageFont
 
         image = Image.new("L", (side, side), 255)
         try:
             font = ImageFont.truetype(str(self.path), round(0.85 * side), index=self.index)
             ImageDraw.Draw(image).text((side / 2, side / 2), chr(character), 0, font=font, anchor="mm")
-        except (OSError, ValueError):  # FreeType refuses the programs of some faces
+        except (OSError, ValueError):  # FreeType cannot run the hinting programs of some faces
             return None
         pixels = np.asarray(image)
         return pixels if int(pixels.min()) < 128 else None
 
 
 def find_faces(folders: Sequence[Path]) -> list[Face]:
-    """Faces of Han characters in font files below some folders, in the order of their names and hashes.
+    """Find faces with Han characters in font files below some folders, sorted by file name and hash.
 
-    The same file in two places counts once.
+    Copies of a file count once.
     """
     files: dict[str, Path] = {}
     for path in sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in FONT_FILES):
@@ -87,7 +87,7 @@ def _faces_of(path: Path, sha256: str) -> Iterator[Face]:
     from fontTools.ttLib import TTCollection, TTFont, TTLibError
 
     try:
-        # Opened here: a font that cannot be read leaves a file of its own open.
+        # The file is opened here, because fontTools does not close a font that it cannot read.
         with path.open("rb") as file:
             collection = path.suffix.lower() in (".ttc", ".otc")
             fonts = TTCollection(file, lazy=True).fonts if collection else [TTFont(file, lazy=True)]
@@ -102,25 +102,25 @@ def _faces_of(path: Path, sha256: str) -> Iterator[Face]:
 def make_glyphs(
     folders: Sequence[Path], out: Path, classes: int = 1000, *, side: int = 64, seed: int = 0
 ) -> dict[str, Any]:
-    """Draw a long tail of characters into a folder: ``train``, ``test`` and ``open`` with lists of the same names.
+    """Draw a long tail of characters into folders ``train``, ``test`` and ``open``, with lists of the same names.
 
-    The class of rank c has ``int(F (1 / 12) ** (c / (C - 1)))`` training images, F three quarters of the training faces
-    and at most 24, and every class 3 test images of faces that no training image is from. Pictures of one character
-    that are the same to the pixel are drawn once. A tenth as many further characters are the open set, drawn by the
-    test faces.
+    The class of rank c has ``int(F (1 / 12) ** (c / (C - 1)))`` training images, at least 1, where F is three quarters
+    of the training faces and at most 24. Every class has 3 test images from faces that are not used for training.
+    Identical pictures of a character are only used once. The open set consists of further characters, a tenth of the
+    number of classes but at least 10, drawn with the test faces.
 
     Args:
-        folders: where fonts are looked for.
+        folders: folders that are searched for fonts.
         out: an empty or new folder.
         classes: C.
-        side: of the images, in pixels.
-        seed: of the choice of characters and faces.
+        side: side of the images in pixels.
+        seed: seed for the choice of characters and faces.
 
     Returns:
-        The record, as ``glyphs.json`` has it.
+        The content of ``glyphs.json``.
 
     Raises:
-        UserError: fonts of too few faces or characters, or a folder that holds something.
+        UserError: too few faces or characters in the fonts, or a folder that is not empty.
     """
     require_whole("classes", classes, least=2)
     if side < 8:
@@ -133,11 +133,11 @@ def make_glyphs(
         if len(faces) < 6:
             raise UserError(f"{len(faces)} faces of Han characters in {folders[0]}, and 6 are needed: {REMEDY}")
         random = np.random.default_rng(seed)
-        # One face in five is for tests, so that a small set of fonts leaves three of them as well.
+        # One face in five is for tests, and at least four, because some may be blank or identical.
         order = random.permutation(len(faces))
         held = max(TESTS + 1, len(faces) // 5)
         testing, training = ([faces[i] for i in part] for part in (order[:held], order[held:]))
-        # Blanks and regional twins take a part of a small set's faces.
+        # Some faces of a small set are blank or identical to others (regional variants).
         largest = min(LARGEST, 3 * len(training) // 4)
         drawn = _Characters(training, testing, side, seed)
         with progress(classes, "draw glyphs", "classes") as bar:
@@ -170,18 +170,18 @@ def _record(
 
 
 class _Characters:
-    """Pictures of characters by training and by test faces, no two of one character the same."""
+    """Pictures of characters in training and test faces, without duplicates of a character."""
 
     def __init__(self, training: Sequence[Face], testing: Sequence[Face], side: int, seed: int) -> None:
         self.faces, self.side, self.seed = {"train": training, "test": testing}, side, seed
         self._names = Counter(face.name for face in (*training, *testing))
 
     def _name(self, face: Face) -> str:
-        """The name of a face's pictures; font files of the same name differ in their hash."""
+        """File name for the pictures of a face, with a hash if several font files have the same name."""
         return face.name if self._names[face.name] == 1 else f"{face.name}-{face.sha256[:12]}"
 
     def pictures(self, character: int, part: str, number: int, seen: set[bytes]) -> list[tuple[str, np.ndarray]]:
-        """Up to ``number`` pictures by the faces of a part, in an order of the character's own."""
+        """Draw up to ``number`` pictures with the faces of a part, in a random order that depends on the character."""
         order = np.random.default_rng([self.seed, character]).permutation(len(self.faces[part]))
         found: list[tuple[str, np.ndarray]] = []
         for i in order:
@@ -199,7 +199,7 @@ class _Characters:
     def fill(
         self, out: Path, classes: int, largest: int, random: np.random.Generator, bar: Any
     ) -> dict[str, list[str]]:
-        """Draw classes by falling rank and then the open set; returns the lines of the lists.
+        """Draw the classes from the largest to the smallest, then the open set; returns the lines of the lists.
 
         Raises:
             UserError: too few characters have enough faces.
@@ -208,7 +208,7 @@ class _Characters:
         for part, faces in self.faces.items():
             for face in faces:
                 by_faces[part][np.array(sorted(face.characters)) - HAN.start] += 1
-        # As many faces as the largest class needs, where there are that many, so that any character may be any class.
+        # Every candidate has enough faces for the largest class, so its rank does not depend on its number of faces.
         enough = (by_faces["train"] >= largest) & (by_faces["test"] >= TESTS)
         candidates = random.permutation(np.flatnonzero(enough) + HAN.start).tolist()
         chosen: list[tuple[int, list[Any], list[Any]]] = []
@@ -216,7 +216,7 @@ class _Characters:
         opened = max(classes // 10, 10)
         in_vain = 0
         for character in candidates:
-            # Faces of one family draw the same: to find that out from all characters would take minutes.
+            # Faces of one family may draw identical pictures; trying all characters to find out would take minutes.
             if (len(chosen) == classes and len(unknown) == opened) or in_vain == PATIENCE:
                 break
             in_vain += 1
@@ -238,7 +238,7 @@ class _Characters:
                 f"{len(chosen) + len(unknown):,} characters have {largest} different training faces and {TESTS} for "
                 f"tests, and {classes + opened:,} are needed: ask for fewer classes, or {REMEDY}"
             )
-        # Labels in the order of code points: a label does not tell the size of its class.
+        # Labels follow code points, so they are independent of the class sizes.
         chosen.sort(key=lambda entry: entry[0])
         lists: dict[str, list[str]] = {"train": [], "test": [], "open": []}
         for label, (character, train, test) in enumerate(chosen):

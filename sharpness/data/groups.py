@@ -1,11 +1,11 @@
-"""Many, medium and few: the groups by which long-tailed accuracy is reported.
+"""Many, medium and few: the groups of classes for which long-tailed accuracy is reported.
 
-Papers disagree about the borders, so a convention is named and recorded:
+Papers use different thresholds, so every result records its convention:
 
 * ``oltr``: many n >= 100, medium 20 < n < 100, few n <= 20 (Liu et al., CVPR 2019; CC-SAM's code),
 * ``classifier-balancing``: many n > 100, medium 20 <= n <= 100, few n < 20 (Kang et al., ICLR 2020),
-* ``mislas``: cuts by rank among the classes sorted by descending count, ties as its code leaves them (Zhong et al.,
-  CVPR 2021; :mod:`~sharpness.data.class_orders`),
+* ``mislas``: cuts by rank in descending order of counts, with ties in the order of its code (Zhong et al., CVPR 2021;
+  :mod:`~sharpness.data.class_orders`),
 * ``focal-sam``: thresholds that depend on the data set and the imbalance (Li et al., ICML 2025),
 * ``"<high>,<low>"``: many n > high, few n < low, medium between; for example ``"100,20"``.
 """
@@ -24,7 +24,7 @@ from sharpness.data.class_orders import class_order
 from sharpness.errors import UserError, shown
 
 Groups = dict[str, tuple[int, ...]]
-#: The convention of training images that come without any.
+#: The default convention for training counts.
 CONVENTION = "oltr"
 
 _MISLAS_CUTS = {10: (3, 7), 100: (36, 71), 365: (131, 288), 1000: (390, 835), 8142: (842, 4543)}
@@ -51,8 +51,8 @@ def _mislas(counts: Sequence[int], imbalance: float | None) -> Groups:
             f"{', '.join(map(str, _MISLAS_CUTS))}): choose 'oltr' or thresholds such as '100,20'"
         )
     first, second = _MISLAS_CUTS[len(counts)]
-    # The cuts of the large sets lie inside ties: what they part depends on how MiSLAS's code orders those. Classes
-    # that are numbered by rank already, as that code's own are, must not be ordered again.
+    # The cuts of the large sets lie between classes of equal size, so they depend on how MiSLAS's code orders ties.
+    # Classes that are already numbered by rank, as in that code, must not be ordered again.
     ranked = all(n >= m for n, m in pairwise(counts))
     order = range(len(counts)) if ranked else class_order(counts, "introsort")
     return {
@@ -96,7 +96,7 @@ def _thresholds(convention: str) -> tuple[float, float]:
 
 
 def check_convention(convention: str) -> None:
-    """Raise a :class:`UserError` unless ``convention`` is a name or a pair of thresholds."""
+    """Raise a :class:`UserError` unless ``convention`` is a known name or a pair of thresholds."""
     if convention not in GROUP_CONVENTIONS:
         _thresholds(convention)
 
@@ -105,15 +105,15 @@ def class_groups(counts: Sequence[int], convention: str, imbalance: float | None
     """Class indices of each group, ascending; a group may be empty.
 
     Args:
-        counts: training images per class, ``(C,)``, or by label.
-        convention: a name of :data:`GROUP_CONVENTIONS` or ``"<high>,<low>"``.
-        imbalance: the data's imbalance, which ``focal-sam`` needs.
+        counts: training images per class, ``(C,)``, or a mapping by label.
+        convention: a name in :data:`GROUP_CONVENTIONS` or ``"<high>,<low>"``.
+        imbalance: imbalance of the data, required by ``focal-sam``.
 
     Returns:
         ``{"many": ..., "medium": ..., "few": ...}``, always with these three keys.
 
     Raises:
-        UserError: an unknown convention, or one that does not cover these data.
+        UserError: an unknown convention, or one that does not apply to these data.
 
     >>> class_groups((500, 101, 100, 21, 20, 5), "oltr")
     {'many': (0, 1, 2), 'medium': (3,), 'few': (4, 5)}
@@ -131,11 +131,11 @@ def training_counts(given: Any, classes: int, names: Sequence[Any] | None = None
     """Training images per class, (C,).
 
     Args:
-        given: in the order of the classes, or a mapping or Series by their labels or names.
-        names: of the classes.
+        given: numbers in the order of the classes, or a mapping or Series by their labels or names.
+        names: names of the classes.
 
     Raises:
-        UserError: they are not one number, at least 0, for each class.
+        UserError: anything but one number, at least 0, for each class.
     """
     counts = np.asarray(by_class(given, range(classes) if names is None else names, "train_counts"))
     if counts.shape != (classes,) or counts.dtype.kind not in "iuf" or not (counts >= 0).all():
@@ -147,10 +147,10 @@ def training_counts(given: Any, classes: int, names: Sequence[Any] | None = None
 def named_groups(
     groups: Mapping[str, Sequence[int | str]] | str | None, counts: np.ndarray | None, class_names: Sequence[str]
 ) -> Groups:
-    """Class indices of each group, which are given by indices or names, or by a convention on training images.
+    """Class indices of each group, from indices or names of classes, or from a convention and training counts.
 
     Raises:
-        UserError: a convention without training images, a group of other classes.
+        UserError: a convention without training counts, or a group with an unknown class.
 
     >>> named_groups({"pets": ["cat", 1]}, None, ("cat", "dog", "ship"))
     {'pets': (0, 1)}

@@ -1,4 +1,4 @@
-"""Image files by class folder or by list, opened, resized and cropped the same way for every model."""
+"""Image files in class folders or lists, with the same resize and crop for every model."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ LIST = 2**30
 """Longest list that is read, in bytes."""
 
 FREE, FACTOR = 16 * 2**20, 16
-"""Bytes that a compressed list may unfold into: ``FREE``, and ``FACTOR`` times its own."""
+"""A compressed list may unpack to ``FREE`` bytes plus ``FACTOR`` times its size."""
 
 BLOCK = 2**16
 MOST_IMAGES = 2**21
-"""Most lines of a list: each takes a hundred bytes before an image is read."""
+"""Largest number of lines of a list; each takes about a hundred bytes of memory."""
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Names ``(n,)`` in a folder and labels ``(n,)`` of image files, and the names of the classes where known."""
+    """Names ``(n,)`` relative to a folder and labels ``(n,)`` of image files, and class names if they are known."""
 
     base: Path
     names: Sequence[str]
@@ -53,10 +53,11 @@ class ImageFiles:
 
 
 def class_folders(folder: Path, class_names: Sequence[str] | None = None) -> ImageFiles:
-    """Images in one folder per class; label order is that of the sorted folder names, or of ``class_names``.
+    """Find images in one folder per class; labels follow ``class_names``, by default the sorted folder names.
 
     Raises:
-        UserError: no class folders, one without images, or names that do not belong to the folders.
+        UserError: no class folders, a class folder without images, duplicate class names, or a folder that is not
+            among them.
     """
     folders = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
@@ -82,10 +83,10 @@ def class_folders(folder: Path, class_names: Sequence[str] | None = None) -> Ima
 
 
 def listed(path: Path, root: Path | None = None) -> ImageFiles:
-    """Images of a list with ``relative/path label`` on each line, plain or gzipped, paths relative to ``root``.
+    """Read a list with ``relative/path label`` on each line, plain or gzipped, with paths relative to ``root``.
 
     Raises:
-        UserError: a line that is not that, no lines, or a file that is not there; the line is named.
+        UserError: a line of another form, no lines, or a missing first file; the message names the line.
     """
     base = root if root is not None else path.parent
     names, labels, numbers = parsed_lines(path, list_lines(path))
@@ -98,14 +99,14 @@ def listed(path: Path, root: Path | None = None) -> ImageFiles:
 
 
 def parsed_lines(path: Path, lines: Iterable[str], lowest: int = 0) -> tuple[list[str], list[int], list[int]]:
-    """Names, labels and line numbers of the images of a list; empty lines are passed over.
+    """Names, labels and line numbers of the images of a list; empty lines are skipped.
 
     Args:
-        path: of the list, for messages.
-        lowest: the smallest label, -1 for an open set.
+        path: path of the list, for messages.
+        lowest: the smallest allowed label, -1 for an open set.
 
     Raises:
-        UserError: a line that is not ``path label``, a label out of range, no lines, or too many.
+        UserError: a line that is not ``path label``, a label out of range, no lines, or too many lines.
     """
     names: list[str] = []
     labels: list[int] = []
@@ -126,7 +127,7 @@ def parsed_lines(path: Path, lines: Iterable[str], lowest: int = 0) -> tuple[lis
                 f"{path} line {number}: label {label[:24]} is not below {MOST_CLASSES:,}: number the classes from 0"
             )
         name = name.strip()
-        # A line that is there often takes its memory once.
+        # Repeated names share one string.
         names.append(known.setdefault(name, name))
         labels.append(int(label))
         numbers.append(number)
@@ -136,17 +137,17 @@ def parsed_lines(path: Path, lines: Iterable[str], lowest: int = 0) -> tuple[lis
 
 
 def list_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, plain or gzipped, without their ends; the last one may be empty.
+    """Yield the lines of a text file, plain or gzipped, without line ends; the last one may be empty.
 
     Raises:
-        UserError: it cannot be read, is no text, or unfolds into far more than it holds.
+        UserError: the file cannot be read, is not text, or unpacks to far more than its size.
     """
     try:
         file, size = open_regular(path, LIST)
         compressed = path.suffix == ".gz"
         left = FREE + FACTOR * size if compressed else size
         with file, gzip.open(file) if compressed else file as lines:
-            rest, mark = b"", BOM_UTF8  # which editors of Windows put before the first line
+            rest, mark = b"", BOM_UTF8  # Windows editors put this mark before the first line
             while block := lines.read(BLOCK):
                 left -= len(block)
                 block, mark = block.removeprefix(mark), b""
@@ -166,16 +167,16 @@ def list_lines(path: Path) -> Iterator[str]:
 
 
 def read_files(files: ImageFiles, *, size: int | None, resize: int | None, channels: int) -> tuple[Tensor, np.ndarray]:
-    """All images, ``(n, channels, h, w)`` uint8, and digests ``(n,)`` of their pixels as the files have them.
+    """Read all images, ``(n, channels, h, w)`` uint8, and digests ``(n,)`` of the pixels of their files.
 
     Args:
-        files: which.
-        size: side of the central square that is kept; None keeps images as they are.
-        resize: the shorter side before that crop, ``size`` unless given; bilinear, with the long side rounded down.
+        files: the files.
+        size: side of the central square that is kept; None keeps whole images.
+        resize: the shorter side before that crop, by default ``size``; bilinear, with the long side rounded down.
         channels: 3 for colour, 1 for grey.
 
     Raises:
-        UserError: a file that is missing or no image, or images of different sizes without ``size``.
+        UserError: a file that is missing or not an image, or images of different sizes without ``size``.
     """
     images: Tensor | None = None
     digests = np.empty(len(files.names), dtype=np.uint64)
@@ -193,7 +194,7 @@ def read_files(files: ImageFiles, *, size: int | None, resize: int | None, chann
 
 
 def _room(n: int, image: Tensor) -> Tensor:
-    """An empty tensor for several images like this one."""
+    """Allocate a tensor for ``n`` images of the shape of ``image``."""
     try:
         return torch.empty((n, *image.shape), dtype=torch.uint8)
     except RuntimeError:

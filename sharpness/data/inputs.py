@@ -1,4 +1,4 @@
-"""Several inputs of a network, by place or by name, as the one tensor that everything above deals with."""
+"""Several inputs of a network, by position or by name, packed into one tensor."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """The position of each input in the columns of a packed one, with its shape and kind.
+    """Shapes and dtypes of the inputs in the columns of a packed tensor.
 
     Attributes:
-        names: of the arguments, or None where they go by place.
-        shapes: of one sample.
-        dtypes: of integers and truth values, which they are again; None for real numbers, which keep the precision
-            that the packed tensor was brought to.
+        names: names of the arguments; None for positional arguments.
+        shapes: shape of one sample of each input.
+        dtypes: dtype of each integer or bool input, which :meth:`unpack` restores; None for real inputs, which keep
+            the precision of the packed tensor.
     """
 
     names: tuple[str, ...] | None
@@ -32,7 +32,7 @@ class Layout:
     dtypes: tuple[torch.dtype | None, ...]
 
     def unpack(self, x: Tensor) -> list[Tensor]:
-        """The inputs (n, ...) in a packed tensor (n, columns)."""
+        """Split a packed tensor (n, columns) into the inputs (n, ...)."""
         found, start = [], 0
         for shape, dtype in zip(self.shapes, self.dtypes, strict=True):
             size = math.prod(shape)
@@ -47,20 +47,20 @@ class Layout:
         return model(*inputs) if self.names is None else model(**dict(zip(self.names, inputs, strict=True)))
 
     def as_given(self, x: Tensor) -> Inputs:
-        """The inputs in the form they were given."""
+        """Split a packed tensor into the inputs, as a tuple or a dict like the original."""
         inputs = self.unpack(x)
         return tuple(inputs) if self.names is None else dict(zip(self.names, inputs, strict=True))
 
 
 def pack(inputs: Inputs, dtype: torch.dtype) -> tuple[Tensor, Layout | None]:
-    """One tensor (n, columns) of several inputs, and how to take them apart; a single one as it is, and None.
+    """Pack several inputs into one tensor (n, columns), and return its layout; a single input is returned with None.
 
     Args:
-        inputs: (n, ...) each.
-        dtype: the model's, that real numbers are brought to; it must hold integers beside them exactly.
+        inputs: inputs (n, ...).
+        dtype: dtype of the model; if there are real inputs, it must represent all integer inputs exactly.
 
     Raises:
-        UserError: not equally many samples in all, or integers that the model's precision does not hold.
+        UserError: different numbers of samples, complex inputs, or integers too large for the model's precision.
 
     >>> x, layout = pack((torch.zeros(2, 3), torch.tensor([[5], [7]])), torch.float32)
     >>> x.shape, [t.dtype for t in layout.unpack(x.float())]
@@ -78,9 +78,8 @@ def pack(inputs: Inputs, dtype: torch.dtype) -> tuple[Tensor, Layout | None]:
         raise UserError("an input has complex numbers, beside other inputs: give real and imaginary part as two")
     real = [part.is_floating_point() for part in parts]
     packed_in = torch.float64 if any(real) else torch.int64
-    # Packed numbers are brought to the precision of the model, which holds integers of 53 or 24 bits exactly.
+    # The packed tensor is converted to the model's dtype, which holds integers of 53 or 24 bits exactly.
     if any(real):
-        # The significand of the model's type, in which the integers are passed through it.
         largest = 2 ** (53 if dtype is torch.float64 else 24)
         for name, part, is_real in zip(names, parts, real, strict=True):
             if not is_real and part.numel() and int(part.long().abs().max()) > largest:

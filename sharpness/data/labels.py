@@ -1,4 +1,4 @@
-"""Labels ``(n,)`` of samples: their range, and the first samples of each class."""
+"""Checks of labels ``(n,)``, and the first samples of each class."""
 
 from __future__ import annotations
 

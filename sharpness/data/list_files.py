@@ -1,4 +1,4 @@
-"""Lists of image files: their lines, labels and fingerprints, in text, in iNaturalist's JSON, or as folders."""
+"""Lists of image files with labels and fingerprints, from text, iNaturalist's JSON, or folders."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import open_regular
 
 JSON = 2**29
-"""Longest JSON file that is read, in bytes: that of iNaturalist's training images has 120 million."""
+"""Largest JSON file that is read, in bytes; the one of iNaturalist's training images has 120 million."""
 
-#: Label of the images of an open set, whose classes are none of the training's.
+#: Label of the images of an open set, whose classes are not among the training classes.
 UNKNOWN = -1
 
 
@@ -35,7 +35,7 @@ class ImageList:
         names: ``(n,)`` paths below the root, with forward slashes.
         labels: ``(n,)`` int64; -1 for the images of an open set.
         lines: ``(n,)`` line numbers from 1 on; positions in a JSON file or folder.
-        blob: what ``git hash-object`` gives for the unpacked list; None of a folder.
+        blob: the result of ``git hash-object`` for the unpacked list; None for JSON and folders.
     """
 
     part: str
@@ -50,7 +50,7 @@ class ImageList:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The first 12 hexadecimal digits of the SHA-1 of ``label/file name`` lines: the same for both path styles."""
+        """First 12 hexadecimal digits of the SHA-1 of ``label/file name`` lines, independent of the path style."""
         text = "".join(
             f"{label}/{name.rpartition('/')[2]}\n" for label, name in zip(self.labels, self.names, strict=True)
         )
@@ -77,17 +77,17 @@ class ImageList:
         )  # fmt: skip
 
     def sorted_by_class(self) -> ImageList:
-        """The same entries, class after class, in the order of the list within each."""
+        """The same entries sorted by class, in the order of the list within each class."""
         return self.take(np.argsort(self.labels, kind="stable"))
 
 
 def read_list(part: str, path: Path) -> ImageList:
-    """A list with ``relative/path label`` on each line, plain or gzipped, or a JSON file of iNaturalist 2018.
+    """Read a list with ``relative/path label`` on each line, plain or gzipped, or a JSON file of iNaturalist 2018.
 
-    Images of an open set have the label -1; in the part ``"open"`` every label becomes that.
+    In the part ``"open"``, every label becomes -1.
 
     Raises:
-        UserError: a line that is not that, with its number, or no lines.
+        UserError: a line of another form, which the message names, or no lines.
     """
     if path.suffix == ".json":
         return _of_json(part, path)
@@ -102,7 +102,7 @@ def read_list(part: str, path: Path) -> ImageList:
 
 
 def _of_json(part: str, path: Path) -> ImageList:
-    """``{"images": [{"id", "file_name"}], "annotations": [{"image_id", "category_id"}]}``, aligned by position."""
+    """Read ``{"images": [{"id", "file_name"}], "annotations": [{"image_id", "category_id"}]}``, aligned by position."""
     wrong = f"{path} is no list of iNaturalist 2018: give {{'images': [...], 'annotations': [...]}}, or a text list"
     try:
         with open_regular(path, JSON)[0] as file:
@@ -116,7 +116,7 @@ def _of_json(part: str, path: Path) -> ImageList:
     images, notes = (content.get(k) if isinstance(content, Mapping) else None for k in ("images", "annotations"))
     if not isinstance(images, list) or not isinstance(notes, list) or not images:
         raise UserError(wrong)
-    # The order of both is relied upon by published code too, which asserts it.
+    # Published code also relies on equal orders, and asserts them.
     if len(images) != len(notes):
         raise UserError(f"{path} has {len(images)} images and {len(notes)} annotations: give one for each")
     names: list[str] = []
@@ -138,13 +138,13 @@ def _fits(value: Any, **kinds: type) -> bool:
 
 
 def tree_parts(root: Path, held_out: int = 3) -> dict[str, ImageList]:
-    """Train and test of a bare tree ``train_val2018/GROUP/ID/*.jpg``, where ID is the label.
+    """Training and test lists of a bare tree ``train_val2018/GROUP/ID/*.jpg``, where ID is the label.
 
-    The tree does not say which images were published for validation: the last ``held_out`` of every class by name are
-    the test part, as many as the published one has, of classes that keep at least one for training.
+    The tree does not tell which images belong to the published validation set. The test list has the last ``held_out``
+    images of each class by name, as many as the published one, but leaves at least one for training.
 
     Raises:
-        UserError: no such tree, or a folder that is no number.
+        UserError: no such tree, a folder whose name is not a number, or no class with two images.
     """
     tree = next((p for p in (root / "train_val2018", root) if p.is_dir()), root)
     folders = sorted(
@@ -173,7 +173,7 @@ def tree_parts(root: Path, held_out: int = 3) -> dict[str, ImageList]:
 
 
 def class_names(parts: Mapping[str, ImageList], num_classes: int) -> tuple[str, ...]:
-    """Names of the classes: the folder of each in the training list where every class has one of its own, else numbers.
+    """Class names: the folder of each class in the training list if all are different, otherwise the labels.
 
     >>> files = ImageList("train", Path("l"), ["train/cat/1.jpg", "train/dog/2.jpg"], np.arange(2), np.arange(1, 3))
     >>> class_names({"train": files}, 2)

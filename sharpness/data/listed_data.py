@@ -1,4 +1,4 @@
-"""Data sets that come as lists of image files: ImageNet-LT, Places-LT, iNaturalist 2018, and lists of one's own."""
+"""Data sets given by lists of image files: ImageNet-LT, Places-LT, iNaturalist 2018, and the user's own lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sharpness.errors import UserError, choose
 
 logger = logging.getLogger("sharpness")
 
-#: Side, and shorter side before the crop, of test images in the field.
+#: Usual crop and shorter side of test images.
 USUAL = Transform(224, 256)
 
 
@@ -53,12 +53,12 @@ def find_lists(name: str, root: str | Path | None, lists: str | Path | Sequence[
     """Find and read the lists of a data set; no image is opened.
 
     Args:
-        name: of :data:`~sharpness.data.published_lists.PUBLISHED`.
-        root: where the paths of the lists begin, and where they are looked for unless ``lists`` says otherwise.
-        lists: their folder.
+        name: a name in :data:`~sharpness.data.published_lists.PUBLISHED`.
+        root: folder where the paths of the lists begin, and by default the folder of the lists.
+        lists: folder of the lists.
 
     Raises:
-        UserError: no training or test list; labels that are not those of the data set, with the line.
+        UserError: no training or test list, or labels out of range; the message names the line.
     """
     choose("data set of lists", name, list(PUBLISHED))
     known = PUBLISHED[name]
@@ -72,7 +72,7 @@ def find_lists(name: str, root: str | Path | None, lists: str | Path | Sequence[
             "data: %s has no lists: every image of its tree, whose last 3 of each class are the test images; the "
             "published split is another one", folder,
         )  # fmt: skip
-    # iNaturalist 2018 and many lists of one's own are tested on what they validate on.
+    # Without a test list, the validation list is used, as for iNaturalist 2018.
     if "test" not in parts and "val" in parts:
         parts["test"] = parts["val"]
     for part in ("train", "test"):
@@ -115,26 +115,27 @@ def load_listed(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> LongTailData:
-    """``imagenet-lt``, ``places-lt``, ``inat18``, or ``list``: lists of one's own, ``train.txt`` and ``test.txt``.
+    """Load ``imagenet-lt``, ``places-lt``, ``inat18``, or ``list``: your own ``train.txt`` and ``test.txt``.
 
-    Images are read lazily, and none is kept. All parts are in the order of their classes.
+    Images are read on demand and not kept. All parts are sorted by class.
 
     Args:
-        name: of the data set.
-        data_root: where the paths of the lists begin, or a folder that ``sharpness data prepare`` made.
-        lists: folder of the lists; the root unless given.
+        name: name of the data set.
+        data_root: folder where the paths of the lists begin, or a folder written by ``sharpness data prepare``.
+        lists: folder of the lists; ``data_root`` by default.
         profile: ``"listed"``.
-        imbalance: as recorded; another than that of the list is refused.
-        subset: as recorded, ``list:<fingerprint>``; another is refused.
+        imbalance: recorded imbalance; must be that of the list.
+        subset: recorded subset, ``list:<fingerprint>``; must be that of the training list.
         groups: the group convention, by default ``oltr``, and ``mislas`` for ``inat18``.
-        size: side of the central square that probes and tests see; 224 unless given.
-        resize: shorter side before that crop; 256 if ``size`` is not given either, else ``size``.
-        workers: processes that make training images; 0 for the one that trains.
-        mean: per channel, of pixels in [0, 1]; the field's unless given.
-        std: per channel, with ``mean``.
+        size: side of the central square for probes and tests; 224 by default.
+        resize: shorter side before that crop, only together with ``size``; ``size`` by default, or 256 if neither is
+            given.
+        workers: number of processes that augment training images; 0 uses the training process.
+        mean: mean per channel, for pixels in [0, 1]; by default the usual one of the data set.
+        std: standard deviation per channel, given with ``mean``.
 
     Raises:
-        UserError: no root; lists that do not fit it or each other; images that were prepared otherwise.
+        UserError: no root, lists that do not fit it or each other, or images that were prepared with other settings.
     """
     known = PUBLISHED[name]
     if data_root is None:
@@ -153,7 +154,7 @@ def load_listed(
         source.workers = workers
         sets[part] = ImageSet(Rows.of(source), source.labels, constants.mean, constants.std)
     counts = tuple(sets["train"].class_samples(len(names)).tolist())
-    # Of prepared images those that could not be read are left out, in the end all of a class.
+    # Prepared images lack those that could not be read, which may be all images of a class.
     if not min(counts):
         raise UserError(f"class {names[counts.index(0)]} has no images that can be read: restore some")
     listed = max(counts) / min(counts)
@@ -170,8 +171,8 @@ def load_listed(
 def _sources(
     name: str, root: Path, lists: str | Path | None, size: int | None, resize: int | None
 ) -> tuple[dict[str, Any], tuple[str, ...], str]:
-    """Sources of images by part, names of the classes, and the fingerprint of the training list."""
-    # Prepared images know their lists, so that a probe needs neither these nor the files.
+    """Sources of images by part, class names, and the fingerprint of the training list."""
+    # The description of prepared images replaces the lists, so a probe needs neither these nor the image files.
     if is_prepared(root):
         described = read_description(root)
         _require_prepared(name, root, described, size, resize, lists)
@@ -191,7 +192,7 @@ def _sources(
 def _require_prepared(
     name: str, root: Path, described: Mapping[str, Any], size: int | None, resize: int | None, lists: Any
 ) -> None:
-    """Refuse settings that prepared images do not have."""
+    """Refuse settings that differ from those of prepared images."""
     if described["data"] != name:
         raise UserError(f"{root} has prepared images of {described['data']}, not of {name}: give another root")
     if {"train", "test"} - described["parts"].keys():

@@ -1,7 +1,7 @@
 """Long-tailed training sets: profile, choice of images, and groups.
 
-Two repositories that share a profile often do not share the images. A checkpoint must be probed on the images
-it was trained on, so the recipe that picked them is part of the description (``subset``):
+Repositories with the same profile often select different images. A checkpoint must be probed on the images it was
+trained on, so the description includes the rule that selected them (``subset``):
 
 * ``ldam_seed0``: for each class in ascending order, its ascending index list is shuffled by one
   RandomState(0) and the first n_c are kept (LDAM-DRW, MiSLAS, GCL, RSG, Focal-SAM),
@@ -24,12 +24,12 @@ from sharpness.data.profiles import LISTED, check_profile
 from sharpness.errors import UserError
 from sharpness.renamed import renamed_arguments, renamed_attribute
 
-#: Keys of files that differ from the names of attributes: every checkpoint and every unfinished run has them.
+#: Keys in files (checkpoints and unfinished runs) that differ from the names of attributes.
 IN_FILES = {"train_counts": "class_counts"}
 
 
 def _seed(subset: str) -> int | None:
-    """The shuffle's seed, or None for ``first_n``."""
+    """The seed of the shuffle, or None for ``first_n``."""
     if subset == "first_n":
         return None
     if subset == "ldam_seed0":
@@ -41,7 +41,7 @@ def _seed(subset: str) -> int | None:
 
 
 def check_recipe(profile: str, imbalance: float, subset: str, groups: str) -> None:
-    """Raise a :class:`UserError` for mistakes that can be found before any image is read."""
+    """Raise a :class:`UserError` for any mistake that can be found before images are read."""
     check_profile(profile, imbalance)
     if profile != LISTED or not str(subset).startswith("list:"):
         _seed(subset)
@@ -49,7 +49,7 @@ def check_recipe(profile: str, imbalance: float, subset: str, groups: str) -> No
 
 
 def select_indices(labels: np.ndarray | torch.Tensor | Sequence[int], counts: Sequence[int], subset: str) -> np.ndarray:
-    """Indices ``(sum(counts),)``, int64, of the images a recipe keeps, class after class.
+    """Indices ``(sum(counts),)``, int64, of the images that a recipe keeps, sorted by class.
 
     Args:
         labels: labels of the pool, ``(n,)``.
@@ -79,14 +79,14 @@ def select_indices(labels: np.ndarray | torch.Tensor | Sequence[int], counts: Se
 @renamed_arguments(class_counts="train_counts")
 @dataclass(frozen=True, repr=False)
 class LongTail:
-    """The description of a long-tailed training set, enough to rebuild it from the data set's files.
+    """The description of a long-tailed training set, which allows rebuilding it from the data set's files.
 
     Attributes:
-        dataset: the name that :func:`sharpness.data.load_data` knows.
+        dataset: the name for :func:`sharpness.data.load_data`.
         class_names: ``(C,)`` names in label order.
-        profile: a name of :data:`PROFILES`.
+        profile: a name in :data:`PROFILES`, or ``"listed"``.
         imbalance: the nominal ``n_max / n_min``.
-        subset: the recipe that picked the images.
+        subset: the rule that selected the images.
         train_counts: ``(C,)`` training images per class.
         group_convention: rule for the groups many, medium and few.
 
@@ -133,7 +133,7 @@ class LongTail:
 
     @property
     def tail_class(self) -> int:
-        """Index of the rarest class, the last one of ties."""
+        """Index of the rarest class; the last one if there are several."""
         return min(range(self.num_classes), key=lambda c: (self.train_counts[c], -c))
 
     def group_of(self, c: int) -> str:
@@ -144,7 +144,7 @@ class LongTail:
         raise UserError(f"class {c} is outside 0..{self.num_classes - 1}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, fit for JSON; :meth:`from_dict` reads them back."""
+        """Convert to plain values for JSON, which :meth:`from_dict` reads."""
         values = {IN_FILES.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 

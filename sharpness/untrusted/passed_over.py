@@ -12,10 +12,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from sharpness.untrusted.refused import REMEDY, Refused
+from sharpness.untrusted.refused import REMEDY, Allowance, Refused
 
 MODULES, DEEPEST = 2**16, 100
 """Most modules of a pickled network, and how deep they may be in each other."""
+
+NAMES, EACH = 2**26, 64
+"""Most characters of all names of a network's modules and tensors, and how many each counts beyond its own: a file
+holds a long name once, and a network may repeat it at every level."""
 
 ITEMS, VALUES, STATE = "items", "values", "state"
 
@@ -54,9 +58,10 @@ class PassedOver:
         """Parameters and lasting buffers of a network by name, as its ``state_dict()`` has them; of others none.
 
         Raises:
-            Refused: it holds itself, or far more modules than it is long.
+            Refused: it holds itself, or far more modules or names than it is long.
         """
         found: OrderedDict[str, Any] = OrderedDict()
+        allowance = Allowance(NAMES)
         left = [("", self, 0)]
         for _ in range(MODULES):
             if not left:
@@ -69,9 +74,12 @@ class PassedOver:
             for table in ("_parameters", "_buffers"):
                 for name, value in _table(module.modules.get(table)):
                     if value is not None and not (table == "_buffers" and name in passing):
+                        allowance.take(len(prefix) + len(name) + EACH)
                         found[prefix + name] = value
-            inner = [(f"{prefix}{n}.", m, depth + 1) for n, m in _table(module.modules.get("_modules"))]
-            left += [entry for entry in reversed(inner) if isinstance(entry[1], PassedOver)]
+            for name, inner in reversed(_table(module.modules.get("_modules"))):
+                if isinstance(inner, PassedOver):
+                    allowance.take(len(prefix) + len(name) + EACH)
+                    left.append((f"{prefix}{name}.", inner, depth + 1))
         raise Refused("unfolds into far more modules than it holds")
 
 

@@ -74,6 +74,16 @@ def test_changes_between_stages_survive(tmp_path):
     assert loaded.head.head.scale == 20
 
 
+def test_tied_weights_are_saved_in_both_formats(tmp_path):
+    model = build_model("resnet8", 3, 1).eval()
+    block = model.backbone.layer1[0]
+    block.conv2.weight = block.conv1.weight
+    x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    for name in ("a.pt", "a.safetensors"):
+        save_checkpoint(tmp_path / name, model, {})
+        assert torch.equal(load_checkpoint(tmp_path / name).model(x), model(x))
+
+
 def test_the_file_holds_tensors_and_plain_values_only(saved):
     path, model = saved
     whole = content(path)

@@ -203,6 +203,18 @@ def test_a_network_of_far_more_modules_than_the_file_is_long_is_refused(tmp_path
         load_checkpoint(tmp_path / "a.pt", model=Experts)
 
 
+def test_a_network_of_far_longer_names_than_the_file_is_refused(tmp_path):
+    name, model = "n" * 2**20, nn.Linear(1, 1)
+    for _ in range(80):
+        outer = nn.Linear(1, 1)
+        outer._modules[name] = model
+        model = outer
+    torch.save(model, tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").stat().st_size < 2**21
+    with pytest.raises(UserError, match="unfolds into far more than it holds"):
+        load_checkpoint(tmp_path / "a.pt", model=Experts)
+
+
 def test_too_many_classes_end_the_reading(tmp_path):
     pickled = b"\x80\x02]" + b"".join(f"cmine\nClass{i}\n".encode() + b")\x81a" for i in range(100)) + b"."
     path = tmp_path / "a.pt"

@@ -103,6 +103,12 @@ def test_weights_that_are_here_are_read_without_a_download(timm, kept, calls):
     assert "bicubic" in checkpoint.manifest.notes[0]
 
 
+def test_another_way_to_crop_is_noted(timm, kept):
+    timm.create_model("resnet18").pretrained_cfg["crop_mode"] = "squash"
+    notes = sharpness.load_checkpoint("timm:resnet18").manifest.notes
+    assert any("in the mode 'squash'" in note for note in notes)
+
+
 def test_nothing_is_downloaded_unless_it_is_asked_for(timm, calls):
     with pytest.raises(UserError, match="not on this machine: add --download"):
         sharpness.load_checkpoint("timm:resnet18")

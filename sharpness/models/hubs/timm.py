@@ -39,6 +39,8 @@ class Timm:
         crop = float(config.get("test_crop_pct") or config["crop_pct"])
         mean, std = (tuple(map(float, config[key])) for key in ("mean", "std"))
         notes = prepared_otherwise(config.get("interpolation"), "timm")
+        if (mode := config.get("crop_mode") or "center") != "center":
+            notes += (f"timm crops images in the mode {mode!r}, --images keeps the central square",)
         return Published(model, int(model.num_classes), mean, std, size, int(size / crop), notes)
 
     def _library(self, name: str) -> Any:
