@@ -103,8 +103,8 @@ SIZES: dict[str, Callable[[str], tuple[Size, ...]]] = {
     "usual": lambda _: (Size(20, THREE, 1, 0.1, 25),),
     "full": lambda question: {
         "largest": (Size(20, TEN, 3), Size(100, THREE)),
-        "ends": (Size(20, TEN), Size(100, THREE)),
-        "table": (Size(20, TEN), Size(100, ONE)),
+        "ends": (Size(20, TEN), Size(100, ONE)),
+        "table": (Size(20, THREE), Size(100, ONE)),
         "plane": (Size(20, THREE), Size(100, ONE)),
         "trace": (Size(20, THREE), Size(100, ONE)),
     }[question],
