@@ -158,6 +158,7 @@ def tree_parts(root: Path, held_out: int = 3) -> dict[str, ImageList]:
             raise UserError(f"{folder} is no label: folders below a group are numbers from 0 on")
         label = int(folder.name)
         files = sorted(p.relative_to(root).as_posix() for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        # A class of one image goes to training: what is not trained on cannot be tested.
         cut = len(files) - min(held_out, len(files) - 1) if files else 0
         kept["train"] += [(name, label) for name in files[:cut]]
         kept["test"] += [(name, label) for name in files[cut:]]

@@ -173,8 +173,8 @@ class MeasureResult(Result):
         for label, one in each(results).items():
             if measure not in one.names:
                 shared = [name for name in first.names if all(name in r.names for r in each(results).values())]
-                known = f"choose one of {', '.join(shared)}" if shared else "the results have none in common"
-                raise UserError(f"{label!r} has no measure {measure!r}: {known}")
+                remedy = f"choose one of {', '.join(shared)}" if shared else "the results have none in common"
+                raise UserError(f"{label!r} has no measure {measure!r}: {remedy}")
         # Some measures have no values by class, and get a single place for all samples.
         by_class = any(np.isfinite(r[measure].values).any() for r in each(results).values())
         known = bool((first.train_counts >= 0).all())

@@ -29,6 +29,8 @@ from sharpness.version import __version__
 SCHEMA = "sharpness.result/1"
 #: Suffixes of tables that carry a record.
 TABLES = (".csv", ".json", ".parquet")
+#: Columns of names, which are text whatever they look like.
+NAMES = ("model", "run", "class", "group")
 HASHES = {"model": "model_sha256", "data": "data_sha256", "images": "images_sha256"}
 VERSIONS = ("sharpness", "torch", "python")
 #: Entries of a provenance that the record of a training holds elsewhere.
@@ -110,7 +112,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
             return pd.read_parquet(path)
         if path.suffix != ".json":
             # Names are text: pandas takes a class "NA" for a missing value, and seeds for floats if a cell is empty.
-            return pd.read_csv(path, converters=dict.fromkeys(("model", "run", "class", "group"), str))
+            names = pd.read_csv(path, usecols=NAMES.__contains__, dtype=str, keep_default_na=False, na_values=[""])
+            return pd.read_csv(path).assign(**{str(column): names[column] for column in names})
         found = parse_json(path.read_text(encoding="utf-8"))
         if isinstance(found, dict) and "rows" not in found and "table" in found:
             raise UserError(f"{path} says how {found['table']} was made: give that file")

@@ -294,7 +294,7 @@ def test_classes_keep_their_names_in_the_json_of_a_study(capsys, tmp_path):
     _print(SimpleNamespace(files=[tmp_path / "measure.csv"], text=""), as_json=True)
     assert json.loads(capsys.readouterr().out) == [
         {"table": "measure", "model": "CE", "class": "NA", "group": "few", "loss": 0.5},
-        {"table": "measure", "model": "CE", "class": "7", "group": "", "loss": None},
+        {"table": "measure", "model": "CE", "class": "7", "group": None, "loss": None},
     ]
 
 

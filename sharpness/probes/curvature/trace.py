@@ -234,7 +234,8 @@ def _result(
     elif rows.complete:  # the rows' estimates are dependent: the sum of their errors bounds that of the sum
         table[:, -1] = table[:, names] @ shares
     groups = _groups(rows, done, estimator)
-    ends, of_groups = interval(*table, freedom, keeps_sign), interval(*groups, fewest - 1, keeps_sign)
+    ends = interval(table[0], table[1], freedom, keeps_sign)
+    of_groups = interval(groups[0], groups[1], fewest - 1, keeps_sign)
     if resamples:
         forms = {i: (done[i]["forms"], part.weights.double().numpy()) for i, part in rows.present}
         if rows.complete:
