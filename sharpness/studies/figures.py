@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from textwrap import fill
@@ -13,7 +13,7 @@ import pandas as pd
 from sharpness.data import LongTailData
 from sharpness.errors import UserError
 from sharpness.files import write_atomically, write_csv
-from sharpness.methods import METHODS as ALL_METHODS
+from sharpness.methods import METHODS as ALL_METHODS, Recipe, build_recipe
 from sharpness.probes import labelled_checkpoints
 from sharpness.results import Comparison, Result, Runs, load_result
 from sharpness.studies.cells import Cell, result_file
@@ -91,6 +91,8 @@ def make_figures(
         for seed in seeds
         for method in methods
     ]
+    if options.get("loss") == "training":
+        require_one_loss({cell.row: build_recipe(cell.method, data.longtail) for cell in cells})
     return _figures(cells, data, runs, options, Path(out))
 
 
@@ -133,7 +135,27 @@ def figures_of(
     if len(augmentations) > 1:
         names = " and ".join(sorted(str(name or "the usual one") for name in augmentations))
         raise UserError(f"models trained with different augmentations ({names}) are not compared: draw them apart")
+    if options.get("loss") == "training":
+        recorded = {one.label: one.manifest for one in known if one.manifest.method in ALL_METHODS}
+        require_one_loss(
+            {k: build_recipe(m.method or "", data.longtail, **(m.options or {})) for k, m in recorded.items()}
+        )
     return _figures(cells, data, results, {**options, "augmentation": augmentations.pop()}, Path(out))
+
+
+def require_one_loss(recipes: Mapping[str, Recipe]) -> None:
+    """Raise a :class:`UserError`, before anything is trained, if recipes end with different training losses.
+
+    Values of different losses are in different units, and their class weights differ.
+    """
+    losses = {label: recipe.stages[-1].loss.deterministic() for label, recipe in recipes.items()}
+    first, *others = losses
+    for other in others:
+        if losses[other] != losses[first]:
+            raise UserError(
+                f"{first} and {other} end with different training losses ({losses[first]!r}, {losses[other]!r}), which "
+                "cannot share a picture: take loss='ce', or draw them apart"
+            )
 
 
 def _figures(

@@ -170,6 +170,16 @@ def test_methods_and_seeds_must_be_named_once(methods, seeds, message, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+def test_methods_that_train_with_different_losses_do_not_share_a_picture_of_them(drawn, tmp_path):
+    """Told before anything is trained; cRT trains with the loss of CE, by other sampling."""
+    data, folder, _ = drawn
+    with pytest.raises(UserError, match="CE and LDAM-DRW end with different training losses"):
+        make_figures(data, ("ce", "crt", "ldam-drw"), (0,), tmp_path / "out", tmp_path / "runs", loss="training")
+    with pytest.raises(UserError, match="different training losses"):
+        figures_of([folder / "runs" / method for method in ("ce", "gcl")], tmp_path / "out", loss="training")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_models_that_are_trained_already_give_the_same_figures(drawn, tmp_path):
     data, folder, first = drawn
