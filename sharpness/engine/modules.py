@@ -295,9 +295,11 @@ def require_eval(model: nn.Module) -> None:
 
 
 def state_sha256(model: nn.Module) -> str:
-    """Return the SHA-256 of all tensors in the model's state dict, with their names."""
+    """Return the SHA-256 of all tensors in the model's state dict and of its other buffers, with their names."""
     digest = hashlib.sha256()
-    # A module may also put objects of any type into its state, by `get_extra_state`.
-    for name, t in sorted((n, t) for n, t in model.state_dict().items() if isinstance(t, Tensor)):
+    # Outputs also depend on buffers that are not saved. A module may put objects of any type into its state, by
+    # `get_extra_state`.
+    tensors = dict(model.named_buffers()) | model.state_dict()
+    for name, t in sorted((n, t) for n, t in tensors.items() if isinstance(t, Tensor)):
         digest.update(name.encode() + strided(t.detach()).cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

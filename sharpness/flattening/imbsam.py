@@ -72,10 +72,13 @@ class ImbSAM:
         >>> cifar = torch.tensor([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])
         >>> ImbSAM().tail(cifar).nonzero().flatten().tolist()
         [7, 8, 9]
+        >>> int(ImbSAM(eta=1, share=0.29).tail(torch.arange(2, 102)).sum())
+        29
         """
         tail = train_counts < self.eta
         if self.eta > 0 and not tail.any():
-            tail = train_counts < train_counts.sort().values[int(self.share * len(train_counts))]
+            number = int(round(self.share * len(train_counts), 9))  # the float 0.29 * 100 is a little below 29
+            tail = train_counts < train_counts.sort().values[number]
         return tail
 
     def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:

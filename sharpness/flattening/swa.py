@@ -31,6 +31,8 @@ class SWA:
 
     >>> [e for e in range(1, 11) if SWA().averages(e, 10)]
     [9, 10]
+    >>> [e for e in range(1, 51) if SWA(start=0.58).averages(e, 50)][0]
+    30
     """
 
     paper: ClassVar[str] = (
@@ -52,4 +54,4 @@ class SWA:
 
     def averages(self, epoch: int, epochs: int) -> bool:
         """Return True if the weights after ``epoch`` = 1, ..., ``epochs`` are averaged."""
-        return epoch > self.start * epochs
+        return epoch > round(self.start * epochs, 9)  # the float 0.58 * 50 is a little below 29

@@ -83,7 +83,7 @@ class Stage:
 
     def late(self, epoch: int) -> Deferred | None:
         """Return the deferred settings if they are active in this epoch (counted from 1), else None."""
-        return self.deferred if self.deferred and epoch > self.deferred.after * self.epochs else None
+        return self.deferred if self.deferred and epoch > round(self.deferred.after * self.epochs, 9) else None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def head_classes(train_counts: Tensor, share: float) -> Tensor:
     >>> head_classes(torch.tensor([5, 90, 7, 7, 1]), 0.4).tolist()
     [False, True, True, False, False]
     """
-    number = max(1, int(share * len(train_counts)))
+    number = max(1, int(round(share * len(train_counts), 9)))  # the float 0.29 * 100 is a little below 29
     mask = torch.zeros(len(train_counts), dtype=torch.bool, device=train_counts.device)
     mask[train_counts.argsort(descending=True, stable=True)[:number]] = True
     return mask

@@ -170,6 +170,17 @@ def test_a_state_with_more_than_tensors_has_the_digest_of_its_tensors():
     assert found.model_sha256() == expected.model_sha256() and found.check().mean == expected.check().mean
 
 
+def test_weights_with_other_unsaved_buffers_are_another_model():
+    def masked(value):
+        model = nn.Linear(4, 3)
+        model.register_buffer("mask", torch.full((3,), value), persistent=False)
+        for p in model.parameters():
+            nn.init.ones_(p)
+        return Objective(model, (X, Y)).model_sha256()
+
+    assert masked(1.0) == masked(1.0) != masked(2.0)
+
+
 class Capacity(nn.Linear):
     """Of a batch it serves the first eight samples alone, as experts of limited capacity do."""
 

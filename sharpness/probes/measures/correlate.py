@@ -172,7 +172,7 @@ def _of_study(frame: pd.DataFrame) -> pd.DataFrame:
         for column in columns:
             if column.endswith(" tail") == bool(end):
                 part[column.removesuffix(" tail")] = frame[column]
-        part["accuracy"] = frame["accuracy few" if end else "accuracy"] / 100
+        part["accuracy"] = frame.get("accuracy few" if end else "accuracy", np.nan) / 100
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
 

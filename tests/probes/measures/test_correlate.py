@@ -94,6 +94,14 @@ def test_the_trainings_of_a_study_are_read_by_old_and_by_new_names(old, tmp_path
     assert ("lambda_max", "all", "model") in rows.index
 
 
+def test_a_study_without_few_shot_classes_is_correlated_over_all_samples(tmp_path):
+    table = pd.DataFrame({"row": "CE", "column": "none", "seed": range(4), "status": "done", "accuracy": range(4),
+                          "lambda_max": [4, 3, 2, 1]})  # fmt: skip
+    table.to_csv(tmp_path / "cells.csv", index=False)
+    found = sharpness.correlate(tmp_path / "cells.csv", resamples=0)
+    assert set(found.to_frame()["subset"]) == {"all"} and found.of("lambda_max").tau == -1
+
+
 def test_a_resample_is_the_coefficient_of_the_rows_that_it_repeats():
     x, y = drawn(12)
     signs = tuple(np.sign(v[:, None] - v) for v in (x, y))
