@@ -56,7 +56,7 @@ class TableSettings:
 @click.option("--radius", default=0.1, help="Radius of random perturbations, relative to the filter norms.")
 @click.option("--draws", default=5, help="Number of random perturbations.")
 @click.option("--rho", default=0.05, help="Radius (l2 norm) of the worst-case perturbation.")
-@click.option("--trace-draws", default=30, help="Number of random vectors for the trace.")
+@click.option("--trace-draws", default=30, help="Number of random vectors for the trace, where it is not exact.")
 @TOL
 @click.option("--max-iterations", default=100, help="Maximum number of Hessian-vector products per end of a spectrum.")
 @PARAMETERS

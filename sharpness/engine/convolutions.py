@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sharpness.engine.operations import Operation, PerInput, State
+from sharpness.engine.operations import Operation, PerInput, State, by_channel, channels
 
 NO_GRADIENT: Any = (None, None, None)
 
@@ -22,6 +22,9 @@ class Convolution(Operation):
         g_x. = g. *' w + g *' w.          g_w. = corr(x, g.) + corr(x., g)          g_b. = sum g.
     """
 
+    piecewise_linear = True
+    parameters: ClassVar[Sequence[int]] = (1, 2)
+
     def __init__(self, active: Sequence[bool], stride: Any, padding: Any, dilation: Any, groups: int) -> None:
         super().__init__(active)
         self.rank = len(stride)
@@ -33,7 +36,7 @@ class Convolution(Operation):
     def backward(self, state: State, g: Tensor, wanted: Sequence[bool]) -> PerInput:
         state.gradient = g
         x, w = state.kept
-        return [*self._pull(g, x, w, wanted[:2]), *(_by_channel(g) if on else None for on in wanted[2:])]
+        return [*self._pull(g, x, w, wanted[:2]), *(by_channel(g) if on else None for on in wanted[2:])]
 
     def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
         x, w = state.kept
@@ -48,12 +51,26 @@ class Convolution(Operation):
         if g is not None and x_dot is not None and w_dot is not None:
             for sum_so_far, more in zip(total, self._pull(g, x_dot, w_dot, (True, True)), strict=True):
                 sum_so_far.add_(more)
-        return [*total, *(_by_channel(g_dot) if on else None for on in self.active[2:])]
+        return [*total, *(by_channel(g_dot) if on else None for on in self.active[2:])]
 
     def bend(self, state: State) -> PerInput:
         (x_dot, w_dot), g = state.carry, state.gradient
         state.carry = None
         return [] if g is None or x_dot is None or w_dot is None else [2 * g * self._convolve(x_dot, w_dot)]
+
+    def pull(self, state: State, g: Tensor) -> PerInput:
+        x, w = state.kept
+        return [*self._pull(g, x, w, (self.active[0], False)), *[None] * (len(self.active) - 2)]
+
+    def pull_apart(self, state: State, g: Tensor, samples: slice) -> PerInput:
+        of_weight = self._correlate(state, g, samples) if self.active[1] else None
+        return [None, of_weight, *(g[samples].flatten(2).sum(2) if active else None for active in self.active[2:])]
+
+    def _correlate(self, state: State, g: Tensor, samples: slice) -> Tensor:
+        """Return corr(x, g) of some samples, (m, *shape of w)."""
+        x, w = state.kept[:2]
+        alone = torch.func.vmap(lambda x, g: self._pull(g[None], x[None], w, (False, True))[1])
+        return alone(x[samples], g[samples])
 
     def _convolve(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         return torch.ops.aten.convolution(x, w, b, *self.geometry)
@@ -68,7 +85,8 @@ class Convolution(Operation):
             return (y_dot if by_weight is None else y_dot.add_(by_weight)), by_weight
         if by_weight is not None:
             return by_weight, by_weight
-        return torch.zeros_like(self._convolve(x, w)).add_(_channels(b_dot, self.rank)), None
+        still = torch.zeros_like(self._convolve(x, w))
+        return still.add_(channels(b_dot, still)), None
 
     def _pull(self, g: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]) -> PerInput:
         if not any(wanted):
@@ -106,6 +124,7 @@ class ScaledConvolution(Convolution):
     ``g_w. = s b`` and ``g_s. = <b, w> + <c, e> / s - 2 r <c, w>``.
     """
 
+    parameters = (1, 2, 3)
     #: Smallest scale to divide by, relative to the largest scale or shift; below it, y - t cancels too much.
     SMALLEST = 1e-3
 
@@ -117,14 +136,14 @@ class ScaledConvolution(Convolution):
     def backward(self, state: State, g: Tensor, wanted: Sequence[bool]) -> PerInput:
         x, w, s, t, folded, spare = state.kept
         y = spare.pop()
-        shift = _by_channel(g)
+        shift = by_channel(g)
         largest = torch.maximum(s.abs().max(), t.abs().max())
         direct = self.active[1] and not wanted[1] and bool(s.abs().min() > self.SMALLEST * largest)
         c = None
         if direct or not any(self.active[1:3]):
             (by_input, _), by_scale = self._pull(g, x, folded, (wanted[0], False)), None
             if self.active[2]:
-                by_scale = (_by_channel(g * y) - t * shift) / s
+                by_scale = (by_channel(g * y) - t * shift) / s
         else:
             by_input, c = self._pull(g, x, folded, (wanted[0], True))
             by_scale = _by_filter(c * w)
@@ -140,12 +159,12 @@ class ScaledConvolution(Convolution):
         g, c, _ = state.gradient or NO_GRADIENT
         if e is not None and x_dot is None and t_dot is not None:
             y_dot, by_weight = self._push(x, folded, None, e, None)
-            y_dot = y_dot + _channels(t_dot, self.rank)
+            y_dot = y_dot + channels(t_dot, y_dot)
         else:
             y_dot, by_weight = self._push(x, folded, x_dot, e, t_dot)
         product = None
         if g is not None and c is None and s_dot is not None and by_weight is not None:
-            product = _by_channel(g * by_weight)
+            product = by_channel(g * by_weight)
         state.carry = x_dot, e, w_dot, s_dot, product
         return y_dot
 
@@ -162,12 +181,12 @@ class ScaledConvolution(Convolution):
             by_input, a = self._pull(g_dot, x, folded, (self.active[0], weights))
         else:
             by_input, _ = self._pull(g_dot, x, folded, (self.active[0], False))
-            _, a = self._pull(torch.addcmul(g_dot, _channels(ratio, self.rank), g), x, folded, (False, True))
+            _, a = self._pull(torch.addcmul(g_dot, channels(ratio, g), g), x, folded, (False, True))
         if g is not None and x_dot is not None and e is not None:
             more, further = self._pull(g, x_dot, e, (True, True))
             by_input.add_(more)
             a.add_(further)
-        result = [by_input, None, None, _by_channel(g_dot) if self.active[3] else None]
+        result = [by_input, None, None, by_channel(g_dot) if self.active[3] else None]
         if self.active[1]:
             result[1] = a * _filters(s, w)
             if c is not None and s_dot is not None:
@@ -180,6 +199,19 @@ class ScaledConvolution(Convolution):
                 result[2] += _by_filter(c * w_dot)
         return result
 
+    def pull(self, state: State, g: Tensor) -> PerInput:
+        x, folded = state.kept[0], state.kept[4]
+        return [*self._pull(g, x, folded, (self.active[0], False)), None, None]
+
+    def pull_apart(self, state: State, g: Tensor, samples: slice) -> PerInput:
+        _, w, s, *_ = state.kept
+        by_weight, by_scale = None, None
+        if any(self.active[1:3]):
+            c = self._correlate(state, g, samples)
+            by_weight = c * _filters(s, w) if self.active[1] else None
+            by_scale = (c * w).flatten(2).sum(2) if self.active[2] else None
+        return [None, by_weight, by_scale, g[samples].flatten(2).sum(2) if self.active[3] else None]
+
     def bend(self, state: State) -> PerInput:
         """Return ``2 g (x. * e + x * (s. w.))``."""
         x, (x_dot, e, w_dot, s_dot, _) = state.kept[0], state.carry
@@ -190,11 +222,6 @@ class ScaledConvolution(Convolution):
         return [] if g is None else [2 * g * self._convolve(*pair) for pair in pairs]
 
 
-def _channels(v: Any, rank: int) -> Tensor:
-    """Reshape a vector over channels for broadcasting over (n, channels, ...)."""
-    return v.view(-1, *[1] * rank)
-
-
 def _filters(v: Tensor, w: Tensor) -> Tensor:
     """Reshape a vector over output channels for broadcasting over weights (channels, ...)."""
     return v.view(-1, *[1] * (w.ndim - 1))
@@ -202,11 +229,6 @@ def _filters(v: Tensor, w: Tensor) -> Tensor:
 
 def _times(v: Tensor | None, w: Tensor | None) -> Tensor | None:
     return None if v is None or w is None else w * _filters(v, w)
-
-
-def _by_channel(g: Tensor) -> Tensor:
-    """Sum over samples and positions: (n, channels, ...) to (channels,)."""
-    return g.movedim(1, -1).reshape(-1, g.shape[1]).sum(0)
 
 
 def _by_filter(w: Tensor) -> Tensor:

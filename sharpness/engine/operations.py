@@ -21,13 +21,20 @@ the sum of the second derivatives of its parts, each multiplied by the derivativ
 
     bend                v' H_i v = sum over operations of  g_i' f''(x., x.)_i
 
+For exact traces (``diagonal.py``), two more passes follow a forward pass alone, for any g and any number of times:
+
+.. code-block:: text
+
+    pull                g_j = (df/dx_j)' g                        of activations
+    pull_apart          the same of a parameter, by sample: (df_i/dx_j)' g_i, stacked
+
 An input is active if a parameter in scope reaches it. Derivatives by other inputs, and their tangents, are None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -56,7 +63,15 @@ class State:
 
 
 class Operation:
-    """Base class: a function with four passes. ``active`` marks inputs that depend on a parameter in scope."""
+    """Base class: a function with four passes. ``active`` marks inputs that depend on a parameter in scope.
+
+    Attributes:
+        piecewise_linear: the function is affine, apart from kinks, in each active input while the others are fixed.
+        parameters: places of the inputs that may be parameters in :meth:`pull_apart`.
+    """
+
+    piecewise_linear: ClassVar[bool] = False
+    parameters: ClassVar[Sequence[int]] = ()
 
     def __init__(self, active: Sequence[bool]) -> None:
         self.active = tuple(active)
@@ -85,9 +100,20 @@ class Operation:
         """
         return []
 
+    def pull(self, state: State, g: Tensor) -> PerInput:
+        """Return derivatives by the active inputs that are activations; the state does not change."""
+        raise NotImplementedError
+
+    def pull_apart(self, state: State, g: Tensor, samples: slice) -> PerInput:
+        """Return derivatives by the active inputs that are parameters for each of some samples, (m, *shape)."""
+        raise NotImplementedError
+
 
 class Linear(Operation):
     """``y = x w' + b``, x (..., d), w (m, d): six matrix products per Hessian product; the state keeps x and g."""
+
+    piecewise_linear = True
+    parameters = (1, 2)
 
     def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> tuple[Tensor, State]:
         return F.linear(x, w, b), State(x, w)
@@ -122,6 +148,15 @@ class Linear(Operation):
         state.carry = None
         return [] if g is None or x_dot is None or w_dot is None else [2 * g * F.linear(x_dot, w_dot)]
 
+    def pull(self, state: State, g: Tensor) -> PerInput:
+        x, w = state.kept
+        return self._pull(g, x, w, (self.active[0], *[False] * (len(self.active) - 1)))
+
+    def pull_apart(self, state: State, g: Tensor, samples: slice) -> PerInput:
+        x, g = (t[samples].flatten(1, -2) if t.ndim > 2 else t[samples, None] for t in (state.kept[0], g))
+        _, w_active, *rest = self.active
+        return [None, g.mT @ x if w_active else None, *(g.sum(1) if active else None for active in rest)]
+
     def _pull(self, g: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]) -> PerInput:
         x_active, w_active, *rest = wanted
         total = [g @ w if x_active else None, _rows(g).T @ _rows(x) if w_active else None]
@@ -130,6 +165,8 @@ class Linear(Operation):
 
 class ReLU(Operation):
     """``y = max(x, 0)``, with derivative 0 at 0; the state keeps y, which the next layer keeps anyway."""
+
+    piecewise_linear = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, State]:
         y = torch.relu(x)
@@ -144,9 +181,14 @@ class ReLU(Operation):
     def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
         return self.backward(state, g_dot, self.active)
 
+    def pull(self, state: State, g: Tensor) -> PerInput:
+        return self.backward(state, g, self.active)
+
 
 class Add(Operation):
     """``y = x_1 + x_2``, broadcast."""
+
+    piecewise_linear = True
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, State]:
         return a + b, State(tuple(a.shape), tuple(b.shape))
@@ -163,6 +205,63 @@ class Add(Operation):
 
     def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
         return self.backward(state, g_dot, self.active)
+
+    def pull(self, state: State, g: Tensor) -> PerInput:
+        return self.backward(state, g, self.active)
+
+
+class Scaling(Operation):
+    """``y = s x + t`` per channel, x (n, channels, ...): a BatchNorm that does not follow a convolution."""
+
+    piecewise_linear = True
+    parameters = (1, 2)
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, State]:
+        return x * channels(s, x) + channels(t, x), State(x, s)
+
+    def backward(self, state: State, g: Tensor, wanted: Sequence[bool]) -> PerInput:
+        state.gradient = g
+        x, s = state.kept
+        return self._pull(g, x, s, wanted)
+
+    def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
+        (x, s), (x_dot, s_dot, t_dot) = state.kept, tangents
+        state.carry = x_dot, s_dot
+        parts = [a * channels(b, x) for a, b in ((x_dot, s), (x, s_dot)) if a is not None and b is not None]
+        if t_dot is not None:
+            parts.append(channels(t_dot, x) if parts else channels(t_dot, x).expand(x.shape))
+        return sum(parts[1:], start=parts[0])
+
+    def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
+        (x, s), (x_dot, s_dot), g = state.kept, state.carry, state.gradient
+        state.carry = None
+        total = self._pull(g_dot, x, s, self.active)
+        if g is not None and x_dot is not None and s_dot is not None:
+            total[0] = total[0] + g * channels(s_dot, x)
+            total[1] = total[1] + by_channel(g * x_dot)
+        return total
+
+    def bend(self, state: State) -> PerInput:
+        (x_dot, s_dot), g = state.carry, state.gradient
+        state.carry = None
+        return [] if g is None or x_dot is None or s_dot is None else [2 * g * x_dot * channels(s_dot, x_dot)]
+
+    def pull(self, state: State, g: Tensor) -> PerInput:
+        x, s = state.kept
+        return self._pull(g, x, s, (self.active[0], False, False))
+
+    def pull_apart(self, state: State, g: Tensor, samples: slice) -> PerInput:
+        x, g = state.kept[0][samples], g[samples]
+        sums = ((g * x) if self.active[1] else None, g if self.active[2] else None)
+        return [None, *(None if part is None else part.flatten(2).sum(2) if g.ndim > 2 else part for part in sums)]
+
+    def _pull(self, g: Tensor, x: Tensor, s: Tensor, wanted: Sequence[bool]) -> PerInput:
+        of_x, of_s, of_t = wanted
+        return [
+            g * channels(s, x) if of_x else None,
+            by_channel(g * x) if of_s else None,
+            by_channel(g) if of_t else None,
+        ]
 
 
 class Smooth(Operation):
@@ -217,6 +316,10 @@ class Smooth(Operation):
         (curved, tangents), state.carry = state.carry, None
         return [None if c is None else c * d for c, d in zip(self._spread(curved), tangents, strict=True)]
 
+    def pull(self, state: State, g: Any) -> PerInput:
+        leaves, y = state.kept
+        return self._spread(pulled(_several(y), leaves, _several(g), retain_graph=True, zeros=True))
+
     def slopes(self, state: State) -> list[Tensor]:
         """Return the derivatives by the active inputs that :meth:`backward` computed."""
         return [t.detach() for t in state.gradient[1]]
@@ -247,6 +350,22 @@ class Smooth(Operation):
     def _spread(self, of_active: Sequence[Tensor]) -> PerInput:
         rest = iter(of_active)
         return [next(rest) if on else None for on in self.active]
+
+
+class PiecewiseLinear(Smooth):
+    """A function that is affine in its active inputs together, apart from kinks, such as pooling or a reshape."""
+
+    piecewise_linear = True
+
+
+def channels(v: Any, x: Tensor) -> Tensor:
+    """Reshape a vector over channels for broadcasting over x (n, channels, ...)."""
+    return v.view(-1, *[1] * (x.ndim - 2))
+
+
+def by_channel(g: Tensor) -> Tensor:
+    """Sum over samples and positions: (n, channels, ...) to (channels,)."""
+    return g.movedim(1, -1).reshape(-1, g.shape[1]).sum(0)
 
 
 def _several(y: Any) -> list[Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpness.engine.class_sums import WeightedBatch
+from sharpness.engine.diagonal import ExactTraces
 from sharpness.engine.double_backward import (
     ggn_sum,
     gradient_sum,
@@ -23,7 +24,11 @@ from sharpness.engine.second_order import KINDS, SecondOrder
 from sharpness.engine.stateless import called_with
 from sharpness.engine.threads import in_threads
 from sharpness.engine.traced_run import Tape, TracedRun
+from sharpness.engine.tracing import first_line
 from sharpness.errors import choose
+
+#: Largest relative difference of squared norms of derivatives in float32.
+TRUSTED_SQUARES = 1e-3
 
 
 class Products:
@@ -85,6 +90,69 @@ class Products:
         if engine.forms is None:
             engine.forms = self._choose(vector)
         return self._forms(engine.forms or "forward", vector)
+
+    def traces(
+        self, units: Sequence[Tensor] | None = None, head: Sequence[int] = (), most: int | None = None
+    ) -> tuple[Tensor, list[int], int]:
+        r"""Return the exact trace of :math:`\nabla_w^2 \ell_i` of every sample by parameter: see ``diagonal.py``.
+
+        Args:
+            units: the unit of every parameter's coordinates, with the shapes of the parameters; None for 1.
+            head: places of the parameters that may be left out, as those of a head after the split.
+            most: largest number of backward passes; None for any number.
+
+        Returns:
+            The traces of the blocks of all parameters, (n, P), in float64; the places of the parameters that they leave
+            out, all of ``head`` or none; and the number of backward passes, at most.
+
+        Raises:
+            Untraceable: the network is not piecewise linear in every other parameter, or it takes more passes.
+        """
+        engine, run = self.engine, self._start("hessian")
+        if run is None:
+            raise Untraceable(f"the network is not traced: {engine.route}")
+        exact = ExactTraces(run.traced, run.parameters, run.loss, run.shared, units)
+        names = {id(t): n for n, t in run.traced.sources.items()}
+        left = [i for i, p in enumerate(run.parameters) if names.get(id(p)) in exact.split.rest]
+        if left and left != list(head):
+            raise Untraceable(f"{exact.split.obstacle} is not piecewise linear in every parameter")
+        passes = exact.width(self.batches[0][0][:1])
+        if most is not None and passes > most:
+            raise Untraceable(f"it takes {passes} backward passes")
+        try:
+            self._compare(exact, units, left)
+            with twice_differentiable():
+                found = torch.cat(list(in_threads(exact, self.batches, run.device)))
+        except (RuntimeError, NotImplementedError) as error:  # an operation that vmap has no rule for, for example
+            raise Untraceable(first_line(error)) from error
+        return found, left, passes
+
+    def _compare(self, exact: ExactTraces, units: Sequence[Tensor] | None, left: Sequence[int]) -> None:
+        """Compare derivatives of two samples, taken apart from a common pass, with those of each sample alone.
+
+        Raises:
+            Untraceable: they differ.
+        """
+        engine = self.engine
+        x = self.batches[0][0][:2]
+        with torch.no_grad(), buffers_kept(engine.module):
+            outputs = engine.module(x)
+        direction = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
+        chosen = [i for i in range(len(engine.parameters)) if i not in left]
+        squares = []
+        for one, r in zip(x.split(1), direction.split(1), strict=True):
+            with torch.enable_grad(), buffers_kept(engine.module):
+                slopes = torch.autograd.grad(
+                    (engine.module(one) * r).sum(), [engine.parameters[i] for i in chosen], allow_unused=True
+                )
+            scaled = [
+                s if units is None else s * units[i] for i, s in zip(chosen, slopes, strict=True) if s is not None
+            ]
+            squares.append(sum(s.double().square().sum() for s in scaled))
+        expected = torch.stack([torch.as_tensor(s) for s in squares])
+        found = exact.squared_slopes(x, direction)
+        if not bool((found - expected).abs().max() <= TRUSTED_SQUARES * expected.max()):
+            raise Untraceable("its derivatives of single samples differ between a pass of two samples and one of each")
 
     def _forms(self, how: str, vector: Tensor) -> Tensor:
         engine = self.engine

@@ -130,6 +130,33 @@ class Program:
         return totals
 
 
+@dataclass(frozen=True)
+class Scale:
+    """``s = gamma / sigma`` of a BatchNorm in eval mode, with gamma = 1 unless it is given."""
+
+    eps: float
+
+    def __call__(self, variance: Tensor, gamma: Any = 1) -> Tensor:
+        return gamma * (variance + self.eps).rsqrt()
+
+
+@dataclass(frozen=True)
+class Shift:
+    """``t = beta + s (bias - mean)`` of a BatchNorm in eval mode after a layer; beta and bias are 0 unless they exist.
+
+    Attributes:
+        beta: whether the BatchNorm has a beta.
+        bias: whether the layer has a bias.
+    """
+
+    beta: bool
+    bias: bool
+
+    def __call__(self, s: Tensor, mean: Tensor, *terms: Tensor) -> Tensor:
+        inner = (terms[-1] if self.bias else 0) - mean
+        return s * inner + (terms[0] if self.beta else 0)
+
+
 def dead_after(uses: Iterable[tuple[str, Sequence[str]]], results: frozenset[str]) -> dict[str, list[str]]:
     """Return, by output of a step, the names that no later step uses.
 

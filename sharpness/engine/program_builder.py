@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharpness.engine.convolutions import Convolution, ScaledConvolution
-from sharpness.engine.operations import Add, Linear, Operation, ReLU, Smooth
-from sharpness.engine.program import INPUT, Program, Step, Traced, Untraceable
+from sharpness.engine.operations import Add, Linear, Operation, PiecewiseLinear, ReLU, Scaling, Smooth
+from sharpness.engine.piecewise_linear import rule_of_call, rule_of_module
+from sharpness.engine.program import INPUT, Program, Scale, Shift, Step, Traced, Untraceable
 from sharpness.engine.stateless import called_with
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -105,7 +106,7 @@ class ProgramBuilder:
             self.names[node] = x
         elif plain and isinstance(m, _BatchNorm) and m.running_mean is not None:
             s, t = self._scale_and_shift(m, None)
-            self._add(node, (x, s, t), _scaled)
+            self._add(node, (x, s, t), _scaled, Scaling)
         elif weighted and type(m) is nn.Linear:
             bias = self._parameter(m, "bias")
             self._add(node, (x, self._source(m.weight), *([] if bias is None else [bias])), F.linear, Linear)
@@ -130,7 +131,8 @@ class ProgramBuilder:
                 return m(*args, **kwargs)
             return called_with(m, inside, args, kwargs)
 
-        self._add(node, (*map(self._source, tensors), *(self.names[n] for n in nodes)), function)
+        rule = rule_of_module(m, node, function)
+        self._add(node, (*map(self._source, tensors), *(self.names[n] for n in nodes)), function, rule)
 
     def _function(self, node: fx.Node) -> None:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
@@ -159,7 +161,7 @@ class ProgramBuilder:
                     return getattr(args[0], str(method))(*args[1:], **kwargs)
                 return node.target(*args, **kwargs)  # type: ignore[operator]
 
-            self._add(node, inputs, function)
+            self._add(node, inputs, function, rule_of_call(node, nodes, function))
 
     def _item(self, node: fx.Node) -> None:
         """Add ``value[index]``. A function with several results is called once for each of them."""
@@ -167,7 +169,7 @@ class ProgramBuilder:
         name = self.names[source]  # type: ignore[index]
         made = next((entry for entry in self.nodes if entry[0] == name), None)
         if made is None or made[3] is not None:
-            self._add(node, (name,), lambda value: value[index])
+            self._add(node, (name,), part := lambda value: value[index], lambda active: PiecewiseLinear(active, part))
             return
         _, inputs, function, _ = made
         self._add(node, inputs, lambda *values: function(*values)[index])
@@ -191,21 +193,12 @@ class ProgramBuilder:
 
     def _scale_and_shift(self, norm: Any, bias: str | None) -> tuple[str, str]:
         """Add ``s = gamma / sigma`` and ``t = beta + s (bias - mu)``, and return their names."""
-        eps, mean, variance = norm.eps, self._source(norm.running_mean), self._source(norm.running_var)
+        mean, variance = self._source(norm.running_mean), self._source(norm.running_var)
         s, t = self._fresh("scale"), self._fresh("shift")
         gamma, beta = self._parameter(norm, "weight"), self._parameter(norm, "bias")
-        if gamma is None:
-            self.nodes.append((s, (variance,), lambda v: (v + eps).rsqrt(), None))
-        else:
-            self.nodes.append((s, (gamma, variance), lambda g, v: g * (v + eps).rsqrt(), None))
+        self.nodes.append((s, (variance,) if gamma is None else (variance, gamma), Scale(norm.eps), None))
         terms = [n for n in (beta, bias) if n is not None]
-
-        def shift(s: Tensor, mean: Tensor, *rest: Tensor) -> Tensor:
-            given = dict(zip(terms, rest, strict=True))
-            inner = (given[bias] if bias is not None else 0) - mean
-            return s * inner + (given[beta] if beta is not None else 0)
-
-        self.nodes.append((t, (s, mean, *terms), shift, None))
+        self.nodes.append((t, (s, mean, *terms), Shift(beta is not None, bias is not None), None))
         return s, t
 
     def _add(self, node: fx.Node, inputs: tuple[str, ...], function: Callable[..., Any], rule: Any = None) -> None:

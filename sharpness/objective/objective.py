@@ -7,7 +7,7 @@ import inspect
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,17 +16,35 @@ from torch import Tensor
 from sharpness.data import are_labels, number_of, told_of
 from sharpness.engine import distributed
 from sharpness.engine.devices import full_precision
-from sharpness.engine.double_backward import slopes
+from sharpness.engine.double_backward import slopes, split
 from sharpness.engine.memory import memory_budget
 from sharpness.engine.modules import buffers_kept, require_eval
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.engine.products import Products
+from sharpness.engine.program import Untraceable
+from sharpness.engine.scope import classifier_prefix
+from sharpness.engine.second_order import SecondOrder
+from sharpness.errors import UserError
 from sharpness.keywords import keywords_of
 from sharpness.objective.coordinates import scales_of
 from sharpness.objective.description import SampleOptions
 from sharpness.objective.samples import Samples, Selection
 from sharpness.objective.values import Values
 from sharpness.version import __version__
+
+
+class SampleTraces(NamedTuple):
+    """Traces of the Hessians of single samples.
+
+    Attributes:
+        values: (n, P) the traces of the blocks of all parameters in scope; their sums are those of the Hessians.
+        left_out: names of parameters that they leave out: those of a head that normalises its features.
+        passes: largest number of backward passes of a sample.
+    """
+
+    values: np.ndarray
+    left_out: list[str]
+    passes: int
 
 
 class Objective(Values):
@@ -190,10 +208,40 @@ class Objective(Values):
 
         return self._of_every_sample(class_index, found)
 
-    def _of_every_sample(self, class_index: int | str | None, compute: Callable[[], Tensor]) -> np.ndarray:
-        """Return a number for every sample; ``compute`` returns those of this process, if it has any samples."""
+    @torch.inference_mode(False)
+    @full_precision()
+    def traces(self, most: int | None = None) -> SampleTraces:
+        r"""Return the exact trace of :math:`\nabla^2 \ell_i` for every sample; their weighted mean is that of L.
+
+        Possible for networks that are piecewise linear in each parameter, such as convolutions, BatchNorm in eval mode
+        and ReLU, see ``sharpness/engine/diagonal.py``; it takes a backward pass for each output, or for each feature
+        before a head that normalises them.
+
+        Args:
+            most: largest number of backward passes; None for any number.
+
+        Raises:
+            UserError: the network is of another kind, or it takes more passes.
+        """
+        units = None if self._scales is None else split(self._scales, self.parameters)
+        head = [i for i, n in enumerate(self.names) if n.startswith(classifier_prefix(self.model))]
+        left, passes = list[int](), 0
+
+        def found() -> Tensor:
+            nonlocal left, passes
+            traces, left, passes = Products(self._engine, self._batches(None)).traces(units, head, most)
+            return traces
+
+        try:
+            values = self._of_every_sample(None, found, len(self.parameters))
+            return SampleTraces(values, [self.names[i] for i in left], passes)
+        except Untraceable as error:
+            raise UserError(f"the trace has no exact form: {error}: take estimator='hutchinson'") from None
+
+    def _of_every_sample(self, class_index: int | str | None, compute: Callable[[], Tensor], *shape: int) -> np.ndarray:
+        """Return numbers for every sample, (n, *shape); ``compute`` returns those of this process, if it has any."""
         require_eval(self.model)
-        whole = torch.zeros(len(self.samples.indices(class_index)), dtype=torch.float64)
+        whole = torch.zeros(len(self.samples.indices(class_index)), *shape, dtype=torch.float64)
         positions = distributed.share(torch.arange(len(whole)))
         if len(positions):
             with buffers_kept(self.model):
@@ -242,6 +290,17 @@ class Objective(Values):
         other = copy.copy(self)
         other.coordinates, other._scales = coordinates, scales_of(self, coordinates)
         return other
+
+    def of_classifier(self) -> Objective:
+        """Return the same loss as a function of those parameters in scope that are the classifier's."""
+        prefix, other = classifier_prefix(self.model), copy.copy(self)
+        chosen = [i for i, name in enumerate(self.names) if name.startswith(prefix)]
+        if not chosen:
+            raise UserError(f"no parameter in scope {self.scope!r} is of the classifier: take a wider scope")
+        other.scope, other.names = "classifier", [self.names[i] for i in chosen]
+        other.parameters = [self.parameters[i] for i in chosen]
+        other._engine = SecondOrder(self._outputs, other.parameters, self.loss_function)
+        return other.in_coordinates(self.coordinates)
 
     def _over(self, samples: Samples) -> Objective:
         """Return the same loss of the same model over other samples, without tracing the model again."""

@@ -30,7 +30,8 @@ MEASURES = {
     ),
     "lambda_min": Statement("the smallest eigenvalue likewise", r"\lambda_\mathrm{min}(\nabla^2 L_c(w))"),
     "trace": Statement(
-        "the trace of the Hessian by Hutchinson's estimator with {trace_draws} vectors v of random signs",
+        "the trace of the Hessian, exact where its error is over images, otherwise by Hutchinson's estimator with "
+        "{trace_draws} vectors v of random signs",
         r"\mathbb{E}_v[v^\top \nabla^2 L_c(w) v]", ("hutchinson1990trace",),
     ),
     "random_rise": Statement(

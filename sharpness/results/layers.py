@@ -31,7 +31,7 @@ class LayerResult(Result):
         layer_parameters: (L,) parameters of each.
         values: (L, C), or (L, 1) of all classes together; NaN for a class without samples.
         residuals: like ``values``: ``|H v - value v|`` of eigenvalues, None for traces.
-        standard_errors: like ``values``: of traces, over random vectors, None for eigenvalues.
+        standard_errors: like ``values``: of traces, over images or random vectors, None for eigenvalues.
         lower, upper: like ``values``: ends of Student's 95 % intervals; None for eigenvalues and in old files.
         converged: like ``values``, bool.
         per_class: whether the columns are classes.
@@ -81,8 +81,13 @@ class LayerResult(Result):
         nowhere = np.full_like(self.values, np.nan)
         arrays = self.values, self.standard_errors, self.lower, self.upper
         rows = np.array([(nowhere if a is None else a)[self.layers.index(name)] for a in arrays])
-        # Traces of all classes come from the same random vectors.
-        return self._of_row(rows, subset, self.per_class, independent=False)
+        # Estimated traces of all classes come from the same random vectors.
+        return self._of_row(rows, subset, self.per_class, independent=self._exact)
+
+    @property
+    def _exact(self) -> bool:
+        """True for traces without random vectors, whose errors are over images."""
+        return self.provenance.get("estimator") == "exact"
 
     def validate(self) -> None:
         super().validate()
@@ -110,7 +115,7 @@ class LayerResult(Result):
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
         draws = self.provenance.get("draws", self.provenance.get("probes", "some"))  # old files have the latter
-        return marks_in(frame, {self.measure: f"{draws} random vectors"})
+        return marks_in(frame, {self.measure: "images" if self._exact else f"{draws} random vectors"})
 
     @picture("plot_layer_class", "plot_layer_class_grid", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:

@@ -87,7 +87,7 @@ def test_only_plain_axes_are_drawn_on(found, ax, told):
 
 @pytest.mark.parametrize("old", [False, True])
 def test_bars_over_random_vectors_are_students_and_those_of_files_without_intervals_normal(pair, old):
-    result = trace(pair["a"], per_class=True, draws=4)
+    result = trace(pair["a"], per_class=True, draws=4, estimator="hutchinson")
     times = stats.t.ppf(0.975, 3)
     if old:
         nothing = dict.fromkeys(("lower", "upper", "overall_lower", "overall_upper", "group_lower", "group_upper"))
@@ -101,7 +101,7 @@ def test_bars_over_random_vectors_are_students_and_those_of_files_without_interv
 
 
 def test_values_within_two_errors_of_zero_are_marked_in_picture_and_table(pair):
-    result = trace(pair["a"], per_class=True, draws=4)
+    result = trace(pair["a"], per_class=True, draws=4, estimator="hutchinson")
     result = replace(result, values=np.array([[1.0, -1.0, 4.0]]), standard_errors=np.array([[1.0, 0.6, 1.0]]))
     ax = result.plot(Figure().subplots())
     (dots,) = (line for line in ax.lines if line.get_gid() == "near zero")

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from sharpness.curvature.lanczos import lanczos
 from sharpness.curvature.operator import Operator
+from sharpness.engine.class_sums import mean_error
 from sharpness.engine.second_order import KINDS
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.keywords import typed_keywords
 from sharpness.objective import Objective
+from sharpness.probes.curvature.exact_trace import ExactTrace
 from sharpness.probes.curvature.row_eigenvalues import NUMBERS
 from sharpness.probes.curvature.rows import Callback, LayerOptions, Rows, ignore, rows_of
 from sharpness.probes.shared.work import Arrays
@@ -102,23 +104,43 @@ def trace_by_layer(
     per_class: bool = False,
     draws: int = 30,
     seed: int = 0,
+    estimator: str = "auto",
     **options: Unpack[LayerOptions],
 ) -> LayerResult:
-    """Estimate the trace of every layer's block for every row, by Hutchinson's estimator: see :func:`~sharpness.trace`.
+    """Compute the trace of every layer's block for every row, see :func:`~sharpness.trace`.
 
-    All layers use the same products: the estimate of layer l is the mean of :math:`z_l' (H z)_l`, and the sum over all
-    parameters is :math:`z' H z`.
+    Exact traces are those of all parameters, summed by layer. In Hutchinson's estimate, all layers use the same
+    products: that of layer l is the mean of :math:`z_l' (H z)_l`, and the sum over all parameters is :math:`z' H z`.
+
+    Args:
+        objective: the objective.
+        per_layer: True.
+        per_class: one row per class.
+        draws: number of random vectors, where traces are not exact.
+        seed: seed of the random vectors.
+        estimator: ``"auto"``, ``"exact"`` or ``"hutchinson"``.
+        options: see :class:`LayerOptions`.
 
     Returns:
         Values and standard errors (L, rows).
     """
     kind = options["kind"]
     choose("kind of curvature", kind, KINDS)
+    choose("trace estimator per layer", estimator, ("auto", "exact", "hutchinson"))
     rows = rows_of(objective, per_class, seed, options)
     layers = layers_of(rows.whole)
-    settings = {"kind": kind, "draws": draws, "seed": seed, "match_samples": options["match_samples"]}
-    fields = layer_fields(rows, layers, probe="trace", **settings)
     rows.whole.check()
+    exact = None
+    if estimator != "hutchinson":
+        of = ExactTrace.of if estimator == "exact" else partial(ExactTrace.instead_of, draws)
+        exact = of(rows.whole, kind)
+    settings = {"kind": kind, "draws": draws, "seed": seed, "match_samples": options["match_samples"]}
+    if exact is not None:
+        settings["estimator"] = "exact"
+    fields = layer_fields(rows, layers, probe="trace", **settings)
+    if exact is not None:
+        work = rows.work(options["resume"], fields["provenance"] | {"per_layer": True})
+        return _exact(rows, exact.traces(work, layers=list(layers.values())), fields)
     # Part of the key, because rows of the whole trace may be in the same folder of unfinished work.
     work = rows.work(options["resume"], fields["provenance"] | {"per_layer": True})
     with progress(draws * len(rows.present), "trace per layer", "products") as bar:
@@ -134,6 +156,27 @@ def trace_by_layer(
         upper=upper,
         converged=np.isfinite(values),
         sample_products=draws * int(rows.samples.sum()),
+        **fields,
+    )
+
+
+def _exact(rows: Rows, traces: np.ndarray, fields: dict[str, Any]) -> LayerResult:
+    """Make the result from the traces of every sample and layer (n, L), with errors over images."""
+    values, errors, lower, upper = np.full((4, traces.shape[1], len(rows.parts)), np.nan)
+    weights = rows.whole.weights.double().numpy()
+    for i, _ in rows.present:
+        own = rows.indices(i)
+        values[:, i] = np.average(traces[own], axis=0, weights=weights[own])
+        errors[:, i] = [mean_error(column, weights[own]) for column in traces[own].T]
+        lower[:, i], upper[:, i] = interval(values[:, i], errors[:, i], len(own) - 1)
+    return LayerResult(
+        measure="trace",
+        values=values,
+        standard_errors=errors,
+        lower=lower,
+        upper=upper,
+        converged=np.isfinite(values),
+        sample_products=0,
         **fields,
     )
 

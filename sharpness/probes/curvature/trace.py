@@ -20,7 +20,7 @@ from sharpness.engine.second_order import KINDS
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.keywords import Default
 from sharpness.objective import Objective
-from sharpness.probes.curvature.last_layer import LastLayer
+from sharpness.probes.curvature.exact_trace import ExactTrace
 from sharpness.probes.curvature.layers import trace_by_layer
 from sharpness.probes.curvature.resampling import mean_interval, require_resamples
 from sharpness.probes.curvature.rows import Callback, CurvatureOptions, Rows, ignore, rows_of
@@ -41,16 +41,19 @@ class TraceOptions(CurvatureOptions, total=False):
     """Keywords of :func:`~sharpness.trace`.
 
     Attributes:
-        estimator: ``"hutchinson"``, or ``"hutch++"`` (Meyer et al. 2021), which is better if few eigenvalues dominate.
-        per_layer: estimate the trace of every layer's diagonal block instead, from the same products. Takes no
-            ``estimator``, ``bootstrap`` or ``verify``.
-        bootstrap: number of resamples for 95 % intervals over samples, computed from z' H_i z for every sample i and
-            vector z instead of products. Only for Hutchinson's estimator of the Hessian.
+        estimator: ``"exact"``, without random vectors, for networks that are piecewise linear in each parameter
+            (convolutions, BatchNorm, ReLU, pooling; a linear or cosine head); ``"hutchinson"``; or ``"hutch++"`` (Meyer
+            et al. 2021), which is better if few eigenvalues dominate. ``"auto"`` is exact where that takes at most
+            eight backward passes for each of ``draws``, otherwise Hutchinson's.
+        per_layer: the trace of every layer's diagonal block instead, from the same passes. Takes no ``"hutch++"``,
+            ``bootstrap`` or ``verify``.
+        bootstrap: number of resamples for 95 % intervals over samples: of exact traces, or with Hutchinson's estimator
+            of z' H_i z for every sample i and vector z instead of products. Only for the Hessian.
         verify: compare the trace with the rise of the loss under Gaussian noise and, for several rows, their weighted
             sum with the trace of all samples, in ``result.checks``.
     """
 
-    estimator: Annotated[str, Default("hutchinson")]
+    estimator: Annotated[str, Default("auto")]
     per_layer: Annotated[Literal[False], Default(False)]
     bootstrap: Annotated[int, Default(0)]
     verify: Annotated[bool, Default(False)]
@@ -65,27 +68,30 @@ def trace(
     seed: int = 0,
     **options: Unpack[TraceOptions],
 ) -> MeasureResult:
-    r"""Estimate the trace of the Hessian, :math:`\operatorname{tr} \nabla^2 L(w)`, with its standard error.
+    r"""Compute the trace of the Hessian, :math:`\operatorname{tr} \nabla^2 L(w)`, with its standard error.
 
-    Hutchinson's estimate is the mean of :math:`z' \nabla^2 L\, z` over random sign vectors z; it is not divided by the
-    number of parameters. The standard error is over these vectors. Every row uses the same vectors, so differences
-    between classes are not due to the draws.
+    It is not divided by the number of parameters. For networks that are piecewise linear in each parameter, it is
+    exact, from one backward pass per output (``sharpness/engine/diagonal.py``), and the standard error is over images.
+    Otherwise it is Hutchinson's estimate, the mean of :math:`z' \nabla^2 L\, z` over random sign vectors z, and the
+    standard error is over these vectors. Every row uses the same vectors, so differences between classes are not due
+    to the draws.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         per_class: one row per class, with the Hessian of L_c, instead of one row for all samples.
-        draws: number of random vectors, with one product each per row; for ``"hutch++"``, the total number of products.
+        draws: number of random vectors, with one product each per row, where the trace is not exact; for ``"hutch++"``,
+            the total number of products.
         seed: seed of the random vectors, and of the samples drawn by ``match_samples`` and ``bootstrap``.
         options: see :class:`TraceOptions`.
 
     Returns:
-        A table with the measure ``"trace"``; it is exact, with errors over images, if the scope is a linear or cosine
-        classifier under cross-entropy. With ``per_layer`` a :class:`~sharpness.results.LayerResult`.
-        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
+        A table with the measure ``"trace"``; ``result.over`` is ``("images",)`` if it is exact. With
+        ``per_layer`` a :class:`~sharpness.results.LayerResult`. For a mapping, a :class:`~sharpness.Comparison` of such
+        results by label.
 
     Raises:
-        UserError: an unknown estimator or kind, fewer than 2 draws (6 for Hutch++), incompatible settings, or models
-            that cannot be compared.
+        UserError: an unknown estimator or kind, no exact form for ``estimator="exact"``, fewer than 2 draws (6 for
+            Hutch++), incompatible settings, or models that cannot be compared.
 
     The loss :math:`(3 w_1^2 + w_2^2) / 2` has the Hessian diag(3, 1), and a diagonal one is traced exactly:
 
@@ -95,24 +101,31 @@ def trace(
     [4.0]
     """
     estimator = options["estimator"]
-    choose("trace estimator", estimator, list(ESTIMATORS))
+    choose("trace estimator", estimator, ["auto", "exact", *ESTIMATORS])
     kind = options["kind"]
     choose("kind of curvature", kind, KINDS)
     bootstrap, verify, executor = options["bootstrap"], options["verify"], options["executor"]
-    if bootstrap and estimator != "hutchinson":
-        raise UserError(f"estimator={estimator!r} has no parts by sample: take 'hutchinson'")
+    if bootstrap and estimator == "hutch++":
+        raise UserError("estimator='hutch++' has no parts by sample: take 'hutchinson'")
     if (bootstrap or verify) and kind != "hessian":
         raise UserError(f"kind={kind!r}: bootstrap and verify look at the loss itself: take kind='hessian'")
     require_resamples(bootstrap)
     rows = rows_of(objective, per_class, seed, options)
+    rows.whole.check()
+    exact = None
+    if estimator == "exact":
+        exact = ExactTrace.of(rows.whole, kind)
+    elif estimator == "auto" and not bootstrap and not verify:
+        exact = ExactTrace.instead_of(draws, rows.whole, kind)
+    if estimator == "auto":
+        estimator = "hutchinson" if exact is None else "exact"
     fields = rows.fields(
         probe="trace", estimator=estimator, kind=kind, draws=draws, seed=seed, match_samples=options["match_samples"],
         bootstrap=bootstrap,
     )  # fmt: skip
-    rows.whole.check()
-    plain = estimator == "hutchinson" and not bootstrap and not verify
-    if plain and (layer := LastLayer.of(rows.whole)) is not None:
-        return _exact(rows, layer.traces(kind == "hessian"), kind == "ggn", fields)
+    if exact is not None:
+        traces = exact.traces(rows.work(options["resume"], fields["provenance"]), executor)
+        return _exact(rows, traces, bootstrap, verify, seed, fields)
     # Arrays of single vectors have a separate key: with a bootstrap, earlier versions saved their means as row 0.
     by_vector = (rows.several or bootstrap) and estimator == "hutchinson" and kind == "hessian"
     kept = {"by": "vector"} if by_vector and not rows.several else {}
@@ -144,8 +157,11 @@ def _estimate(
     }  # fmt: skip
 
 
-def _exact(rows: Rows, traces: np.ndarray, keeps_sign: bool, fields: dict[str, Any]) -> MeasureResult:
+def _exact(
+    rows: Rows, traces: np.ndarray, resamples: int, verify: bool, seed: int, fields: dict[str, Any]
+) -> MeasureResult:
     """Make the table from the traces of every sample (n,), with errors over images."""
+    keeps_sign = fields["provenance"]["kind"] == "ggn"
     weights, nothing = rows.whole.weights.double().numpy(), np.arange(0)
     members = [rows.indices(i) for i in range(len(rows.parts))] if rows.several else [nothing] * rows.whole.num_classes
     members.append(np.arange(len(traces)))
@@ -155,13 +171,23 @@ def _exact(rows: Rows, traces: np.ndarray, keeps_sign: bool, fields: dict[str, A
             return Estimate(*[np.nan] * 4)
         value = float(np.average(traces[indices], weights=weights[indices]))
         error = mean_error(traces[indices], weights[indices])
-        return Estimate(value, error, *np.ravel(interval(value, error, len(indices) - 1, keeps_sign)))
+        ends = np.ravel(interval(value, error, len(indices) - 1, keeps_sign))
+        if resamples:
+            ends = np.array(mean_interval(traces[indices], weights[indices], resamples, seed))
+        return Estimate(value, error, *ends)
 
     found = [of_samples(indices) for indices in members]
     groups = rows.whole.present_groups if rows.several and not rows.grouped else {}
     found += [mean_of([found[c] for c in classes]) for classes in groups.values()]
-    columns = {"trace": Column(Estimate(*np.array(found, dtype=float).T), "images")}
+    over = f"images ({resamples} resamples)" if resamples else "images"
+    columns = {"trace": Column(Estimate(*np.array(found, dtype=float).T), over)}
     fields["provenance"]["products"] = 0
+    if verify:
+        last = len(members) - 1
+        fields["provenance"]["checks"] = [
+            check_trace(part, rows.names[i], float(found[i if rows.several else last].value), 0.0, seed=seed)
+            for i, part in rows.present
+        ]
     return table_of(columns, np.full(len(members) - 1, -1), **fields)
 
 

@@ -53,12 +53,14 @@ class Passes(NamedTuple):
         gradients: number of gradients of every class, over its samples.
         products: number of products of every class, over its samples.
         of_all: number of products over all samples together.
+        draws: number of random vectors of a trace of every class, with one product each unless the trace is exact.
     """
 
     forwards: float = 0
     gradients: float = 0
     products: float = 0
     of_all: float = 0
+    draws: float = 0
 
 
 # Named functions instead of lambdas, because measures are pickled for other processes.

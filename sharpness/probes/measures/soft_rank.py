@@ -33,9 +33,9 @@ class SoftRank(Lanczos):
 def soft_rank(subject: Subject, settings: SoftRank) -> dict[str, Column]:
     r"""Compute :math:`\operatorname{tr} H_c / \lambda_\max(H_c)`; both are taken from the table if it has them.
 
-    Errors are those of the trace, over random vectors, since the eigenvalue of these images is exact up to its
-    residual. The value of a group is the mean over its classes, with an upper bound of its error, because classes share
-    the vectors.
+    Errors are those of the trace, over images if it is exact, otherwise over random vectors; the eigenvalue counts as
+    exact up to its residual. The value of a group is the mean over its classes, with an upper bound of its error, as
+    classes may share the vectors.
     """
     known = dict(subject.known)
     if "trace" not in known:
@@ -52,7 +52,7 @@ def soft_rank(subject: Subject, settings: SoftRank) -> dict[str, Column]:
     means = [[part[m].mean() if m else np.nan for m in members] for part in (value, np.abs(error))]
     value, error = np.append(value, means[0]), np.append(np.abs(error), means[1])
     over, freedom = known["trace"].over, np.full(len(value), settings.trace_draws - 1)
-    if over == "images":  # the trace of a last layer in closed form
+    if over == "images":  # an exact trace
         sizes = subject.objective.class_samples
         freedom = np.append(sample_freedom(subject.objective), [sizes[m].sum() - 1 for m in members]).astype(int)
     bounds = interval(value, error, freedom)
@@ -60,7 +60,7 @@ def soft_rank(subject: Subject, settings: SoftRank) -> dict[str, Column]:
 
 
 def _passes(settings: SoftRank) -> Passes:
-    return Passes(products=LARGEST + settings.trace_draws, of_all=LARGEST)
+    return Passes(products=LARGEST, of_all=LARGEST, draws=settings.trace_draws)
 
 
 SOFT_RANK = Measure(

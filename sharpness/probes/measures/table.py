@@ -52,7 +52,7 @@ class TableOptions(MeasureOptions, total=False):
         radius: radius of the random rise, relative to the norms of the filters.
         draws: number of random directions for the random rise.
         rho: length of the ascent step for the worst rise.
-        trace_draws: number of random vectors for the trace.
+        trace_draws: number of random vectors for the trace, where it is not exact.
         tol: tolerance of eigenvalue residuals, see :func:`~sharpness.eigenvalues`.
         max_iterations: maximum number of Lanczos iterations per end of a spectrum.
         coordinates: coordinates of eigenvalues and traces: ``"filter"`` for the Hessian in filter-normalised
@@ -102,14 +102,14 @@ def measure(
     loss              L_c                                                                        images
     lambda_max        largest eigenvalue of the Hessian of L_c                                   images
     lambda_min        smallest (most negative) eigenvalue of the Hessian of L_c                  images
-    trace             trace of the Hessian of L_c, by ``trace_draws`` random vectors             random vectors
+    trace             trace of the Hessian of L_c, exact or by ``trace_draws`` random vectors    images or vectors
     random_rise       mean rise of L_c at relative distance ``radius`` in ``draws``              draws
                       filter-normalised directions
     worst_rise        rise of L_c after one ascent step of length ``rho``                        images
     critical_radius   distance in ``draws`` random directions at which L_c doubles or accuracy   draws
                       falls by ten points, see :func:`~sharpness.critical_radius`
     update_radius     the same along the last update of a run with snapshots                     none
-    soft_rank         trace over largest eigenvalue                                              random vectors
+    soft_rank         trace over largest eigenvalue                                              as the trace
     relative_flatness relative flatness of the last layer (Petzka et al. 2021)                   images
     fisher_rao_norm   Fisher-Rao norm (Liang et al. 2019)                                        images
     displacement      distance to the class's own optimum, see :func:`~sharpness.class_optima`    images

@@ -17,7 +17,7 @@ class Hutchinson:
     """Settings of the trace.
 
     Args:
-        trace_draws: number of random vectors.
+        trace_draws: number of random vectors, where the trace is not exact.
         seed: seed of the random vectors.
         coordinates: coordinates of the parameters; None for those of the objective.
     """
@@ -34,7 +34,7 @@ class Hutchinson:
 
 
 def hessian_trace(subject: Subject, settings: Hutchinson) -> dict[str, Column]:
-    """Compute Hutchinson's estimate for every class.
+    """Compute the trace of every class: exactly, where few backward passes give it, otherwise Hutchinson's estimate.
 
     All classes use the same vectors z, so the weighted sum of their z' H_c z is z' H z, and the estimate for all
     samples needs no further products.
@@ -48,7 +48,7 @@ def hessian_trace(subject: Subject, settings: Hutchinson) -> dict[str, Column]:
 
 
 TRACE = Measure(
-    "trace", hessian_trace, Hutchinson, lambda settings: Passes(products=settings.trace_draws), title="Trace",
+    "trace", hessian_trace, Hutchinson, lambda settings: Passes(draws=settings.trace_draws), title="Trace",
     lower_is_flatter=True, symlog=True, usual=False,
-    explained="the trace of its Hessian{in_coordinates} by {trace_draws} random vectors",
+    explained="the trace of its Hessian{in_coordinates}, exact or by {trace_draws} random vectors",
 )  # fmt: skip

@@ -90,7 +90,6 @@ def test_one_number_a_layer_is_all_there_is(case):
         (eigenvalues, {"standard_errors": True}),
         (trace, {"bootstrap": 200}),
         (trace, {"verify": True}),
-        (trace, {"estimator": "hutch++"}),
     ):
         ((name, value),) = wrong.items()
         with pytest.raises(UserError, match=re.escape(f"(per_layer=True) does not take {name}={value!r}")):
@@ -98,7 +97,9 @@ def test_one_number_a_layer_is_all_there_is(case):
     with pytest.raises(UserError, match="unknown end of every layer's spectrum 'both': choose one of LA, SA"):
         eigenvalues(objective, per_layer=True, which="both")
     with pytest.raises(UserError, match="draws=1: give an integer, at least 2"):
-        trace(objective, per_layer=True, draws=1)
+        trace(objective, per_layer=True, draws=1, estimator="hutchinson")
+    with pytest.raises(UserError, match="unknown trace estimator per layer 'hutch\\+\\+'"):
+        trace(objective, per_layer=True, estimator="hutch++")
 
 
 def test_a_class_without_samples_has_no_value_and_no_products():
@@ -121,8 +122,8 @@ def test_layer_traces_are_the_parts_of_one_estimate(case):
     """With the same signs z: z_l' (H z)_l, whose sum over all parameters is z' H z."""
     spans, probes = LAYERS[case.name], 7
     objective = build(case)
-    layers = trace(objective, per_layer=True, per_class=True, draws=probes)
-    whole = trace(objective, per_class=True, draws=probes)
+    layers = trace(objective, per_layer=True, per_class=True, draws=probes, estimator="hutchinson")
+    whole = trace(objective, per_class=True, draws=probes, estimator="hutchinson")
     z = signs(objective.num_parameters, probes)
     for c in range(3):
         products = (z * (z @ case.dense(rows=case.y == c)[2])).numpy()
@@ -137,7 +138,7 @@ def test_layer_traces_are_the_parts_of_one_estimate(case):
 
 @every_layered_case
 def test_layer_traces_agree_with_the_dense_blocks_within_their_errors(case):
-    result = trace(build(case), per_layer=True, draws=60)
+    result = trace(build(case), per_layer=True, draws=60, estimator="hutchinson")
     hessian = case.dense()[2].numpy()
     exact = [np.trace(hessian[i:j, i:j]) for i, j in LAYERS[case.name].values()]
     assert (np.abs(result.values[:, 0] - exact) <= 4 * result.standard_errors[:, 0] + 1e-9).all()

@@ -51,7 +51,7 @@ def test_the_gauss_newton_trace_of_a_linear_model_is_the_hessians():
 
 
 def test_the_estimate_is_the_mean_over_signs_of_the_dense_quadratic_form(case):
-    result = trace(build(case), per_class=True, draws=6, seed=3)
+    result = trace(build(case), per_class=True, draws=6, seed=3, estimator="hutchinson")
     generator = torch.Generator().manual_seed(3)
     k = sum(p.numel() for p in case.model.parameters())
     z = torch.stack([random_signs(k, generator, torch.float64, "cpu") for _ in range(6)])
@@ -65,10 +65,10 @@ def test_the_estimate_is_the_mean_over_signs_of_the_dense_quadratic_form(case):
 def test_the_overall_trace_is_the_weighted_sum_of_the_classes(case, weighted):
     a = torch.linspace(0.5, 3, len(case.y), dtype=torch.float64) if weighted else torch.ones(15, dtype=torch.float64)
     objective = build(case, weights=a)
-    result = trace(objective, per_class=True, draws=5)
+    result = trace(objective, per_class=True, draws=5, estimator="hutchinson")
     shares = [float(a[case.y == c].sum() / a.sum()) for c in range(3)]
     assert result.overall[0] == pytest.approx(result.values[0] @ shares, rel=1e-12)
-    alone = trace(objective, draws=5)
+    alone = trace(objective, draws=5, estimator="hutchinson")
     assert result.overall[0] == pytest.approx(alone.overall[0], rel=1e-8, abs=1e-10)
     assert result.overall_standard_errors[0] == pytest.approx(alone.overall_standard_errors[0], rel=1e-8, abs=1e-10)
 
@@ -76,7 +76,9 @@ def test_the_overall_trace_is_the_weighted_sum_of_the_classes(case, weighted):
 def test_by_sample_and_by_product_the_estimate_is_the_same(case):
     a = torch.linspace(0.5, 3, len(case.y), dtype=torch.float64)
     for options in ({"per_class": True}, {}):
-        products, samples = (trace(build(case, weights=a), draws=4, bootstrap=b, **options) for b in (0, 200))
+        products, samples = (
+            trace(build(case, weights=a), draws=4, bootstrap=b, estimator="hutchinson", **options) for b in (0, 200)
+        )
         for name in ("values", "standard_errors", "overall", "overall_standard_errors"):
             a_b = getattr(products, name), getattr(samples, name)
             np.testing.assert_allclose(*a_b, rtol=1e-8, atol=1e-10)
@@ -98,7 +100,7 @@ def test_intervals_from_the_standard_error_cover_the_trace_in_95_percent_of_seed
 @SOFTMAX
 def test_the_mean_over_seeds_is_the_trace_and_their_spread_the_error(case):
     objective = build(case)
-    found = [trace(objective, per_class=True, draws=4, seed=seed) for seed in range(64)]
+    found = [trace(objective, per_class=True, draws=4, seed=seed, estimator="hutchinson") for seed in range(64)]
     values = np.array([[*r.values[0], r.overall[0]] for r in found])
     errors = np.array([[*r.standard_errors[0], r.overall_standard_errors[0]] for r in found])
     truth = np.array([*(exact(case, case.y == c) for c in range(3)), exact(case)])
@@ -116,7 +118,8 @@ def test_matched_samples_are_those_of_every_row(case):
 
 
 def test_products_are_counted(case):
-    assert trace(build(case), per_class=True, draws=4).provenance["products"] == 12
+    found = trace(build(case), per_class=True, draws=4, estimator="hutchinson")
+    assert found.provenance["products"] == 12
     assert trace(build(case), draws=9, estimator="hutch++").provenance["products"] == 9
     assert trace(build(case), draws=3).provenance["samples"] == 15
 
@@ -131,9 +134,9 @@ def test_a_class_without_samples_is_nan_and_leaves_the_rest_alone():
 
 def test_what_has_no_meaning_is_refused(case):
     for wrong, message in (
-        ({"estimator": "exact"}, "trace estimator"),
+        ({"estimator": "exactly"}, "trace estimator"),
         ({"kind": "fisher"}, "kind of curvature"),
-        ({"draws": 1}, "at least 2"),
+        ({"draws": 1, "estimator": "hutchinson"}, "at least 2"),
         ({"draws": 1, "bootstrap": 200}, "at least 2"),
         ({"draws": 5, "estimator": "hutch++"}, "at least 6"),
         ({"bootstrap": 200, "estimator": "hutch++"}, "no parts by sample"),

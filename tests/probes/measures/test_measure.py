@@ -56,10 +56,13 @@ def test_the_frame_has_overall_groups_and_classes_with_standard_errors():
 def test_errors_of_groups_are_the_spread_over_seeds(tmp_path):
     """All classes see the same draws and random vectors, so that errors of classes do not add up in squares."""
     objective = small()
-    tables = [sharpness.measure(objective, "trace, random_rise", trace_draws=6, seed=seed) for seed in range(40)]
-    frames = [table.to_frame().set_index("class").loc["few"] for table in tables]
-    for name in ("trace", "random_rise"):
-        found = np.array([[row[name], row[f"{name}_se"]] for row in frames])
+    tables = [sharpness.measure(objective, "trace, random_rise", seed=seed) for seed in range(40)]
+    traces = [
+        sharpness.trace(objective, per_class=True, draws=6, seed=seed, estimator="hutchinson") for seed in range(40)
+    ]
+    for name, results in (("trace", traces), ("random_rise", tables)):
+        rows = [result.to_frame().set_index("class").loc["few"] for result in results]
+        found = np.array([[row[name], row[f"{name}_se"]] for row in rows])
         assert (found[:, 1] ** 2).mean() ** 0.5 == pytest.approx(found[:, 0].std(ddof=1), rel=0.3)
     kept = sharpness.load_result(tables[0].save(tmp_path / "table.nc"))
     pd.testing.assert_frame_equal(kept.to_frame(), tables[0].to_frame())

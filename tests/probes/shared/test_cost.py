@@ -74,4 +74,4 @@ def test_one_end_is_announced_in_less_time_than_both():
         for names in (["lambda_max"], ["lambda_max", "lambda_min"])
     )
     assert 0 < one < both
-    assert MEASURES["trace"].passes(MEASURES["trace"].settings(trace_draws=7)).products == 7
+    assert MEASURES["trace"].passes(MEASURES["trace"].settings(trace_draws=7)).draws == 7

@@ -17,10 +17,10 @@ CALLS = {
         o, per_class=True, bootstrap=200, verify=True, keep_vectors=False, **r
     ),
     "eigenvalues of layers": lambda o, **r: eigenvalues(o, per_layer=True, per_class=True, **r),
-    "trace": lambda o, **r: trace(o, per_class=True, draws=5, **r),
-    "trace of groups": lambda o, **r: trace(o, per_group=True, draws=5, **r),
+    "trace": lambda o, **r: trace(o, per_class=True, draws=5, estimator="hutchinson", **r),
+    "trace of groups": lambda o, **r: trace(o, per_group=True, draws=5, estimator="hutchinson", **r),
     "trace by Hutch++": lambda o, **r: trace(o, per_class=True, draws=9, estimator="hutch++", **r),
-    "trace of layers": lambda o, **r: trace(o, per_layer=True, per_class=True, draws=5, **r),
+    "trace of layers": lambda o, **r: trace(o, per_layer=True, per_class=True, draws=5, estimator="hutchinson", **r),
     "trace with intervals": lambda o, **r: trace(o, per_class=True, draws=5, bootstrap=200, **r),
     "density": lambda o, **r: spectral_density(o, per_class=True, draws=2, steps=4, **r),
 }
@@ -91,10 +91,10 @@ def test_rows_that_are_done_are_not_repeated(objective, products, tmp_path, monk
         folder = tmp_path / kind
         products.made, products.limit = 0, limit
         with pytest.raises(KeyboardInterrupt):
-            trace(objective, per_class=True, draws=5, kind=kind, resume=folder)
+            trace(objective, per_class=True, draws=5, kind=kind, estimator="hutchinson", resume=folder)
         assert len(list(folder.rglob("row-*.npz"))) == done
         products.made, products.limit = 0, np.inf
-        trace(objective, per_class=True, draws=5, kind=kind, resume=folder)
+        trace(objective, per_class=True, draws=5, kind=kind, estimator="hutchinson", resume=folder)
         assert products.made == left
 
 
@@ -111,11 +111,12 @@ def test_a_loss_that_raises_leaves_what_was_done(tmp_path):
     stop = None
     data = torch.randn(9, 3, dtype=torch.float64), torch.tensor([0] * 6 + [1] * 3)
     objective = Objective(nn.Linear(3, 2).double(), data, loss=loss, memory=0)
-    whole = trace(objective, per_class=True, draws=6)
+    settings = {"per_class": True, "draws": 6, "estimator": "hutchinson"}
+    whole = trace(objective, **settings)
     stop = len(calls) + 8
     with pytest.raises(KeyboardInterrupt):
-        trace(objective, per_class=True, draws=6, resume=tmp_path)
-    assert trace(objective, per_class=True, draws=6, resume=tmp_path).to_dataset().identical(whole.to_dataset())
+        trace(objective, **settings, resume=tmp_path)
+    assert trace(objective, **settings, resume=tmp_path).to_dataset().identical(whole.to_dataset())
 
 
 VARIATIONS = {
