@@ -178,6 +178,7 @@ def _exact(
 
     found = [of_samples(indices) for indices in members]
     groups = rows.whole.present_groups if rows.several and not rows.grouped else {}
+    # Without random vectors in common, classes are independent of each other.
     found += [mean_of([found[c] for c in classes]) for classes in groups.values()]
     over = f"images ({resamples} resamples)" if resamples else "images"
     columns = {"trace": Column(Estimate(*np.array(found, dtype=float).T), over)}

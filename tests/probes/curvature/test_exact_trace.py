@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from sharpness import Objective, UserError, trace
 from sharpness.models import build_model
 from sharpness.models.heads import CosineHead, LearnableWeightScaling
+from sharpness.objective.coordinates import scales_of
 from sharpness.probes.curvature.exact_trace import ExactTrace
 from sharpness.probes.shared.work import Work
 
@@ -80,9 +81,23 @@ def network(body, head="linear"):
     return model.eval()
 
 
+def dense_diagonal(objective):
+    """The diagonal of the Hessian by torch's double backward, all columns at once, in the objective's coordinates."""
+    a = objective.weights.double()
+    losses = objective.loss_function(objective.model(objective.x), objective.y)
+    slope = torch.autograd.grad((a * losses).sum() / a.sum(), objective.parameters, create_graph=True)
+    flat = torch.cat([s.reshape(-1) for s in slope])
+    columns = torch.autograd.grad(
+        flat, objective.parameters, torch.eye(len(flat), dtype=torch.float64), is_grads_batched=True, allow_unused=True,
+        materialize_grads=True,
+    )  # fmt: skip
+    found = torch.cat([c.flatten(1) for c in columns], dim=1).diagonal()
+    scales = scales_of(objective, objective.coordinates)
+    return (found if scales is None else found * scales.double() ** 2).detach().numpy()
+
+
 def diagonal(objective):
-    identity = torch.eye(objective.num_parameters, dtype=torch.float64)
-    return float(sum(objective.hvp(e) @ e for e in identity))
+    return float(dense_diagonal(objective).sum())
 
 
 @pytest.mark.parametrize("coordinates", ["plain", "filter"])
@@ -134,7 +149,7 @@ def test_parameters_before_a_smooth_function_are_traced_through_it():
 
 
 def test_the_gauss_newton_trace_is_that_of_the_hessian_where_outputs_are_piecewise_linear():
-    objective = Objective(network("residual"), images())
+    objective = Objective(network("tokens"), images())
     hessian, ggn = (trace(objective, per_class=True, kind=kind, estimator="exact") for kind in ("hessian", "ggn"))
     np.testing.assert_array_equal(hessian.values, ggn.values)
     dense = sum(objective.hvp(e, kind="ggn") @ e for e in torch.eye(objective.num_parameters, dtype=torch.float64))
@@ -266,14 +281,13 @@ def test_a_saved_trace_is_not_computed_again(tmp_path, monkeypatch):
     np.testing.assert_array_equal(first.values, again.values)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet10-cifar"])
-def test_networks_of_images_in_float32_agree_with_their_double(name):
+def test_a_network_of_images_in_float32_agrees_with_its_double():
     torch.manual_seed(0)
-    model = build_model(name, num_classes=10, in_channels=3).eval()
-    x, y = torch.randn(6, 3, 32, 32), torch.arange(6)
+    model = build_model("resnet20", num_classes=3, in_channels=3).eval()
+    x, y = torch.randn(3, 3, 16, 16), torch.arange(3)
     single = trace(Objective(model, (x, y)), per_class=True, estimator="exact")
     double = trace(Objective(model.double(), (x.double(), y)), per_class=True, estimator="exact")
-    np.testing.assert_allclose(single.values[0, :6], double.values[0, :6], rtol=1e-4)
+    np.testing.assert_allclose(single.values, double.values, rtol=1e-4)
 
 
 @pytest.mark.parametrize("coordinates", ["plain", "filter"])
@@ -283,8 +297,7 @@ def test_traces_per_layer_are_those_of_the_blocks(head, coordinates):
     result = trace(objective, per_layer=True, per_class=True, estimator="exact")
     starts = np.cumsum([0, *(p.numel() for p in objective.parameters)])
     for c in range(3):
-        part, identity = objective.restrict(c), torch.eye(objective.num_parameters, dtype=torch.float64)
-        dense = np.array([float(part.hvp(e) @ e) for e in identity])
+        dense = dense_diagonal(objective.restrict(c))
         blocks = dict.fromkeys(result.layers, 0.0)
         for name, start, end in zip(objective.names, starts, starts[1:], strict=False):
             if (layer := name.rpartition(".")[0]) in blocks:
