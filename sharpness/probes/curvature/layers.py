@@ -147,15 +147,22 @@ def trace_by_layer(
         done = rows.map(work, partial(_quadratic_forms, layers=layers, draws=draws, seed=seed, kind=kind), bar)
     forms = rows.gather(done, "forms", np.nan, len(layers), draws).reshape(-1, len(layers), draws)
     values, errors = mean_and_error(forms.T)  # over the draws, (L, rows)
-    lower, upper = interval(values, errors, draws - 1)
+    ends = interval(values, errors, draws - 1)
+    return _result(values, errors, ends, draws * int(rows.samples.sum()), fields)
+
+
+def _result(
+    values: np.ndarray, errors: np.ndarray, ends: np.ndarray, sample_products: int, fields: dict[str, Any]
+) -> LayerResult:
+    """Make the result from traces and errors (L, rows) and the ends of their intervals (2, L, rows)."""
     return LayerResult(
         measure="trace",
         values=values,
         standard_errors=errors,
-        lower=lower,
-        upper=upper,
+        lower=ends[0],
+        upper=ends[1],
         converged=np.isfinite(values),
-        sample_products=draws * int(rows.samples.sum()),
+        sample_products=sample_products,
         **fields,
     )
 
@@ -169,16 +176,7 @@ def _exact(rows: Rows, traces: np.ndarray, fields: dict[str, Any]) -> LayerResul
         values[:, i] = np.average(traces[own], axis=0, weights=weights[own])
         errors[:, i] = [mean_error(column, weights[own]) for column in traces[own].T]
         lower[:, i], upper[:, i] = interval(values[:, i], errors[:, i], len(own) - 1)
-    return LayerResult(
-        measure="trace",
-        values=values,
-        standard_errors=errors,
-        lower=lower,
-        upper=upper,
-        converged=np.isfinite(values),
-        sample_products=0,
-        **fields,
-    )
+    return _result(values, errors, np.stack([lower, upper]), 0, fields)
 
 
 def _quadratic_forms(

@@ -38,7 +38,7 @@ def announce_table(
         cost = Cost.of(objective, rows if executor is None else min(rows, 1), bool(total.gradients or total.draws))
         if executor is not None:
             cost = replace(cost, workers=width(executor))
-        return models * expected(_settled(total, objective), cost, sizes)
+        return models * expected(settled(total, objective), cost, sizes)
 
     whose = f"{label or 'the model'} and {models - 1} more" if models > 1 else label or "the model"
     announce(
@@ -48,7 +48,7 @@ def announce_table(
     )
 
 
-def _settled(total: Passes, objective: Objective) -> Passes:
+def settled(total: Passes, objective: Objective) -> Passes:
     """Replace random vectors by the backward passes of an exact trace, if it will be taken, or by their products."""
     if not total.draws:
         return total

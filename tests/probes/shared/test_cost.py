@@ -9,7 +9,7 @@ from torch import nn
 from sharpness import Objective
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.engine.threads import Workers
-from sharpness.probes.measures.duration import expected
+from sharpness.probes.measures.duration import expected, settled
 from sharpness.probes.measures.measure import Passes
 from sharpness.probes.measures.registry import MEASURES
 from sharpness.probes.shared import cost
@@ -75,3 +75,13 @@ def test_one_end_is_announced_in_less_time_than_both():
     )
     assert 0 < one < both
     assert MEASURES["trace"].passes(MEASURES["trace"].settings(trace_draws=7)).draws == 7
+
+
+def test_a_trace_is_announced_by_its_backward_passes_or_by_its_products():
+    data = torch.randn(6, 4), torch.arange(6) % 3
+    total = Passes(gradients=1, products=2, draws=5)
+    exact = Objective(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)), data)
+    assert settled(total, exact) == Passes(gradients=1 + 2 / 3 * 3, products=2)
+    other = Objective(nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4), nn.Linear(4, 3)), data)
+    assert settled(total, other) == Passes(gradients=1, products=7)
+    assert settled(total._replace(draws=0), other) == total._replace(draws=0)
