@@ -12,13 +12,8 @@ from sharpness.engine.devices import full_precision
 from sharpness.engine.inference import Inference
 from sharpness.engine.modules import buffers_kept
 from sharpness.engine.program import Untraceable
-from sharpness.engine.stateless import called_with
 from sharpness.engine.threads import in_threads
-from sharpness.engine.tracing import first_line, trace
-
-#: Largest relative difference between the outputs of a trace and of the module, in float64 and in float32, at which
-#: the trace is trusted.
-TRUSTED = {torch.float64: 1e-9, torch.float32: 1e-3}
+from sharpness.engine.tracing import first_line, trace_whole
 
 
 class Evaluation:
@@ -55,14 +50,14 @@ class Evaluation:
         sample = batches[0][0][:4].to(self.device)
         try:
             with buffers_kept(module):  # a pass may write to weights; points are relative to their original values
-                traced = trace(module, sample, list(module.parameters()))
+                traced = trace_whole(module, sample)
             self.sources = {name: t.detach().clone() for name, t in traced.sources.items()}
             index = {id(p): i for i, p in enumerate(self.parameters)}
             self.positions = {n: index[id(t)] for n, t in traced.sources.items() if id(t) in index}
             self.inference = Inference(traced, sample, frozenset(self.positions), dtype)
             for trusted in (torch.float64, *([torch.float32] if self.parameters[0].dtype is torch.float32 else [])):
                 inference = Inference(traced, sample, frozenset(self.positions), trusted)
-                self._require_trust(inference, module, sample, trusted)
+                inference.require_trust(module, self.sources, sample)
         except Untraceable:
             raise
         except Exception as error:
@@ -108,24 +103,6 @@ class Evaluation:
         pieces = displacement.split([p.numel() for p in self.parameters])
         moved = {n: self.sources[n] + pieces[i].view_as(self.sources[n]) for n, i in self.positions.items()}
         return self.sources | moved
-
-    @torch.no_grad()
-    def _require_trust(self, inference: Inference, module: nn.Module, x: Tensor, dtype: torch.dtype) -> None:
-        """Compare the outputs of a trace with those of the module in float64."""
-        doubled, exact = (
-            {n: t.to(d, copy=True) if t.is_floating_point() else t for n, t in tensors.items()}
-            for tensors, d in (
-                (self.sources, dtype),
-                (dict([*module.named_parameters(), *module.named_buffers()]), torch.float64),
-            )
-        )
-        wide = x.double() if x.is_floating_point() else x
-        expected = called_with(module, exact, (wide,))
-        given = x.to(dtype) if x.is_floating_point() else x
-        outputs = inference.at(doubled)(*inference.before(doubled)(given))
-        difference = float((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-        if not difference <= TRUSTED[dtype] and bool(expected.isfinite().all()):  # otherwise there is no verdict
-            raise Untraceable(f"traced, its outputs differ by {difference:.1e} in {dtype}")
 
 
 def _bytes(tensors: Sequence[Tensor | None]) -> int:

@@ -16,16 +16,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpness.engine.convolutions import Convolution, ScaledConvolution
+from sharpness.engine.fused_convolution import FusedConvolution, available
 from sharpness.engine.operations import Add, Linear, ReLU
-from sharpness.engine.program import INPUT, Step, Traced, dead_after
+from sharpness.engine.program import INPUT, Step, Traced, Untraceable, dead_after
+from sharpness.engine.stateless import called_with
 
 Forward = Callable[..., Tensor]
+
+#: Largest relative difference between the outputs of a trace and of the module, in float64 and in float32, at which
+#: the trace is trusted.
+TRUSTED = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
 @dataclass(frozen=True)
@@ -56,17 +63,20 @@ class Inference:
     """The outputs of a traced model as a function of its tensors.
 
     Args:
-        traced: a trace with all parameters in its scope.
+        traced: a trace with all weights in its scope.
         sample: a few inputs, used to determine shapes.
         moving: names of the tensors that will change between calls.
         dtype: ``torch.bfloat16``, or the model's own dtype.
+        by_inputs: whether autograd shall be able to differentiate the outputs by the inputs.
 
     Attributes:
         frontier: names of the values that moving layers take from fixed layers or from the inputs.
     """
 
-    def __init__(self, traced: Traced, sample: Tensor, moving: frozenset[str], dtype: torch.dtype) -> None:
-        self.traced, self.dtype, self.device = traced, dtype, sample.device
+    def __init__(
+        self, traced: Traced, sample: Tensor, moving: frozenset[str], dtype: torch.dtype, by_inputs: bool = False
+    ) -> None:
+        self.traced, self.dtype, self.device, self.by_inputs = traced, dtype, sample.device, by_inputs
         self.reduced = dtype is torch.bfloat16
         self.own = torch.float32 if self.reduced else dtype
         reached = set(moving)
@@ -97,14 +107,36 @@ class Inference:
         run = self._bind(self.moving, self.traced.prepare(sources), frozenset({result}))
         return lambda *given: run(dict(zip(self.frontier, given, strict=True)))[result].to(self.own)
 
+    @torch.no_grad()
+    def require_trust(self, module: nn.Module, sources: dict[str, Tensor], x: Tensor) -> None:
+        """Compare the outputs of the trace with those of the module in float64.
+
+        Raises:
+            Untraceable: they differ by more than :data:`TRUSTED` of the largest.
+        """
+        doubled, exact = (
+            {n: t.to(d, copy=True) if t.is_floating_point() else t for n, t in tensors.items()}
+            for tensors, d in (
+                (sources, self.dtype),
+                (dict([*module.named_parameters(), *module.named_buffers()]), torch.float64),
+            )
+        )
+        wide = x.double() if x.is_floating_point() else x
+        expected = called_with(module, exact, (wide,))
+        given = x.to(self.dtype) if x.is_floating_point() else x
+        outputs = self.at(doubled)(*self.before(doubled)(given))
+        difference = float((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+        if not difference <= TRUSTED[self.dtype] and bool(expected.isfinite().all()):  # otherwise there is no verdict
+            raise Untraceable(f"traced, its outputs differ by {difference:.1e} in {self.dtype}")
+
     def _bind(self, calls: Sequence[Call], values: dict[str, Tensor], results: frozenset[str]) -> Any:
         """Prepare the weights of some calls, and return the function from their inputs to ``results``, by name."""
         bound = [(c, self._convolution(c, values) if _convolves(c.step) else self._other(c, values)) for c in calls]
         dead = dead_after(((c.output, c.takes) for c in calls), results)
 
-        @torch.no_grad()
         def run(known: dict[str, Any]) -> dict[str, Any]:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced):
+            grad = torch.set_grad_enabled(self.by_inputs and torch.is_grad_enabled())
+            with grad, torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced):
                 for call, function in bound:
                     known[call.output] = function(*(known[name] for name in call.takes))
                     for name in dead.get(call.output, ()):
@@ -122,18 +154,11 @@ class Inference:
         if isinstance(operation, ScaledConvolution):
             w = w * rest[0].view(-1, *[1] * (w.ndim - 1))
         w = self._cast(w)
-        stride, padding, dilation, _, _, groups = operation.geometry
-        relu = "relu" if call.relu else "none"
-        if self._fuses(w) and not (self.reduced and groups > 1 and call.relu and call.other):  # missing in oneDNN
-            kernels = torch.ops.mkldnn
-            geometry = (padding, stride, dilation, groups)
-            if call.other is None:
-                return lambda x: kernels._convolution_pointwise(self._cast(x), w, b, *geometry, relu, [], "")
-            binary = kernels._convolution_pointwise_.binary if call.in_place else kernels._convolution_pointwise.binary
-            ending: tuple[Any, ...] = (w, b, *geometry, "add", 1.0, relu if call.relu else None, [], None)
-            if call.in_place:
-                return lambda x, other: binary(self._cast(other), self._cast(x), *ending)
-            return lambda x, other: binary(self._cast(x), self._cast(other), *ending)
+        missing = self.reduced and operation.geometry[-1] > 1 and call.relu and call.other  # in oneDNN, with groups
+        if available(w) and not missing:
+            fused = FusedConvolution(w, b, operation.geometry, call.relu)
+            apply = fused.differentiable if self.by_inputs else partial(fused, in_place=call.in_place)
+            return lambda x, *other: apply(self._cast(x), *map(self._cast, other))
 
         def apart(x: Tensor, other: Tensor | None = None) -> Tensor:
             y = torch.ops.aten.convolution(self._cast(x), w, b, *operation.geometry)
@@ -211,7 +236,7 @@ class Inference:
                 return False
             return all(_makes_new(step) for step in (makers[other], *users[other]))
 
-        return [replace(call, in_place=spare(call)) for call in calls]
+        return [replace(call, in_place=not self.by_inputs and spare(call)) for call in calls]
 
     @torch.no_grad()
     def _shapes(self, sample: Tensor) -> dict[str, torch.Size]:
@@ -223,15 +248,6 @@ class Inference:
         """Convert to the precision and memory layout of convolutions."""
         t = t.to(self.dtype)
         return t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t
-
-    def _fuses(self, w: Tensor) -> bool:
-        """True if oneDNN has the fused operation on this processor."""
-        if w.device.type != "cpu" or w.ndim != 4 or w.dtype is torch.float64:
-            return False
-        if not (hasattr(torch.ops.mkldnn, "_convolution_pointwise") and torch.backends.mkldnn.is_available()):
-            return False
-        # On processors with only AVX2, oneDNN's operations raise in bfloat16, but torch's convolution has a kernel.
-        return not self.reduced or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _convolves(step: Step) -> bool:

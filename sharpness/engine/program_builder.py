@@ -92,12 +92,12 @@ class ProgramBuilder:
         alone = len(node.args) == 1 and isinstance(node.args[0], fx.Node) and not node.kwargs
         plain = alone and not (m._forward_hooks or m._forward_pre_hooks)
         x = self.names[node.args[0]] if plain else ""  # type: ignore[index]
-        weighted = plain and "weight" in m._parameters
+        weighted = plain and ("weight" in m._parameters or "weight" in m._buffers)  # not computed by a parametrization
         if weighted and type(m) in CONVOLUTIONS and isinstance(m.padding, tuple) and m.padding_mode == "zeros":
             follower = self._batchnorm_after(node)
             inputs = [x, self._source(m.weight)]
             if follower is not None:
-                inputs += self._scale_and_shift(self.modules[str(follower.target)], self._parameter(m, "bias"))
+                inputs += self._scale_and_shift(self.modules[str(follower.target)], self._own(m, "bias"))
                 self.folded.add(follower)
             elif m.bias is not None:
                 inputs.append(self._source(m.bias))
@@ -108,7 +108,7 @@ class ProgramBuilder:
             s, t = self._scale_and_shift(m, None)
             self._add(node, (x, s, t), _scaled, Scaling)
         elif weighted and type(m) is nn.Linear:
-            bias = self._parameter(m, "bias")
+            bias = self._own(m, "bias")
             self._add(node, (x, self._source(m.weight), *([] if bias is None else [bias])), F.linear, Linear)
         elif plain and type(m) is nn.ReLU:
             self._in_place(node, m.inplace)
@@ -195,7 +195,7 @@ class ProgramBuilder:
         """Add ``s = gamma / sigma`` and ``t = beta + s (bias - mu)``, and return their names."""
         mean, variance = self._source(norm.running_mean), self._source(norm.running_var)
         s, t = self._fresh("scale"), self._fresh("shift")
-        gamma, beta = self._parameter(norm, "weight"), self._parameter(norm, "bias")
+        gamma, beta = self._own(norm, "weight"), self._own(norm, "bias")
         self.nodes.append((s, (variance,) if gamma is None else (variance, gamma), Scale(norm.eps), None))
         terms = [n for n in (beta, bias) if n is not None]
         self.nodes.append((t, (s, mean, *terms), Shift(beta is not None, bias is not None), None))
@@ -219,8 +219,8 @@ class ProgramBuilder:
         self.sources[name] = tensor
         return name
 
-    def _parameter(self, m: nn.Module, key: str) -> str | None:
-        tensor = m._parameters.get(key)
+    def _own(self, m: nn.Module, key: str) -> str | None:
+        tensor = m._parameters.get(key, m._buffers.get(key))  # frozen parts have their weights as buffers
         return None if tensor is None else self._source(tensor)
 
     def _fresh(self, stem: str) -> str:

@@ -82,6 +82,13 @@ def trace(module: nn.Module, sample: Tensor, in_scope: Sequence[Tensor]) -> Trac
     return builder.finish(sample)
 
 
+def trace_whole(module: nn.Module, sample: Tensor) -> Traced:
+    """Trace a module in eval mode with all weights in scope, including those of frozen parts, which are buffers."""
+    frozen = [m._buffers.get(name) for m in module.modules() for name in ("weight", "bias")]
+    weights = [t for t in (*module.parameters(), *frozen) if t is not None and t.is_floating_point()]
+    return trace(module, sample, weights)
+
+
 def _graph(module: nn.Module) -> fx.Graph:
     """Return the graph that torch.fx records; ``nn.Module``, which it patches process-wide, is always restored."""
     with interrupts_held():

@@ -2,6 +2,7 @@ r"""M2m: major-to-minor translation of images for rare classes (Kim, Jeong and S
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,12 +12,17 @@ from torch import Tensor, nn
 
 from sharpness.data import ImageSet, LongTail
 from sharpness.data.standardization import channel_values
+from sharpness.engine.folded import Folded
+from sharpness.engine.program import Untraceable
+from sharpness.engine.undisturbed import without_autocast
 from sharpness.errors import UserError
 from sharpness.methods import cross_entropy
 from sharpness.methods.cross_entropy import LDAM_SCHEDULE, CrossEntropy
 from sharpness.methods.m2m_translation import Translation
 from sharpness.methods.recipe import Deferred, Recipe, Stage
 from sharpness.steps import Batch, Context, at_least_float32
+
+logger = logging.getLogger("sharpness")
 
 
 def acceptance_probabilities(train_counts: Tensor, beta: float) -> Tensor:
@@ -41,6 +47,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def helper_of(network: nn.Module) -> nn.Module:
+    """Return the frozen helper of a network."""
+    if not isinstance(network.auxiliary, nn.Module):
+        raise ValueError("M2m needs network.auxiliary")
+    return network.auxiliary
+
+
 @dataclass(frozen=True)
 class MajorToMinor:
     r"""Replace images of an oversampled batch by translations of its images of more frequent classes.
@@ -59,11 +72,15 @@ class MajorToMinor:
 
     The random decision does not depend on x, so it is made first, and rejected slots are not translated. f is in eval
     mode during translation; weights, their gradients and BatchNorm's statistics do not change.
+
+    Args:
+        folded: g and f for fast derivatives by their inputs, see :meth:`for_epoch`; otherwise, the networks themselves.
     """
 
     beta: float = 0.999
     gamma: float = 0.9
     translation: Translation = field(default_factory=Translation)
+    folded: tuple[Folded, Folded] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, value in (("beta", self.beta), ("gamma", self.gamma)):
@@ -71,17 +88,16 @@ class MajorToMinor:
                 raise UserError(f"{name}={value}: give a number from 0 to below 1, such as 0.9")
 
     def __call__(self, network: nn.Module, batch: Batch, images: ImageSet, context: Context) -> Batch:
-        helper = network.auxiliary
-        if not isinstance(helper, nn.Module) or batch.second is not None:
-            raise ValueError("M2m needs network.auxiliary and batches without mixup")
+        if batch.second is not None:
+            raise ValueError("M2m needs batches without mixup")
         slots, seeds = self.draw(batch.first.cpu(), context)
         if not len(slots):
             return batch
-        device = batch.x.device
+        device, networks = batch.x.device, (helper_of(network), network)
         slots, seeds = slots.to(device), seeds.to(device)
         mean, std = (channel_values(tuple(v), device, batch.x.dtype) for v in (images.mean, images.std))
 
-        def on_pixels(model: nn.Module) -> Callable[[Tensor], Tensor]:
+        def on_pixels(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
             def logits(pixels: Tensor) -> Tensor:
                 with context.autocast():
                     return at_least_float32(model((pixels - mean) / std))
@@ -89,9 +105,10 @@ class MajorToMinor:
             return logits
 
         def translate(start: Tensor, classes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            made = self.translation(start, classes, targets, on_pixels(helper), on_pixels(network))
+            g, f = map(on_pixels, [folded.now() for folded in self.folded] if self.folded else networks)
+            made = self.translation(start, classes, targets, g, f)
             with torch.no_grad():
-                return made, on_pixels(helper)(made).softmax(1).gather(1, targets[:, None]).squeeze(1)
+                return made, g(made).softmax(1).gather(1, targets[:, None]).squeeze(1)
 
         pixels = (batch.x[seeds] * std + mean).clamp(0, 1)
         with evaluating(network):
@@ -106,6 +123,20 @@ class MajorToMinor:
         x = batch.x.clone()
         x[slots[accepted]] = (made[accepted] - mean) / std
         return replace(batch, x=x)
+
+    def for_epoch(self, network: nn.Module, images: ImageSet, context: Context) -> MajorToMinor:
+        """Return this transform with folded networks, unless they cannot be traced."""
+        sample = images.normalize(images.images[:4]).to(next(network.parameters()).dtype)
+        with context.autocast():
+            kind = sample.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else sample.dtype
+        try:
+            with evaluating(network), without_autocast():
+                g, f = (Folded(model, sample, dtype) for model in (helper_of(network), network))
+        except Untraceable as reason:
+            logger.debug("M2m translates without folded networks: %s", reason)
+            return self
+        return replace(self, folded=(g, f))
 
     def draw(self, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Draw positions in the batch of the slots to translate (m,) and of their seeds (m,), on the CPU."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -19,6 +19,13 @@ class Transform(Protocol):
     """A change of a batch before the step; ``images`` provides the normalisation of the pixels."""
 
     def __call__(self, network: nn.Module, batch: Batch, images: ImageSet, context: Context) -> Batch: ...
+
+
+@runtime_checkable
+class EpochTransform(Transform, Protocol):
+    """A transform that prepares itself before every epoch, at the end of which what it has prepared is dropped."""
+
+    def for_epoch(self, network: nn.Module, images: ImageSet, context: Context) -> Transform: ...
 
 
 @dataclass(frozen=True)

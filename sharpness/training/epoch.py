@@ -17,6 +17,7 @@ from sharpness.engine import distributed
 from sharpness.engine.class_sums import ClassSums, Scoring, class_sums
 from sharpness.flattening.spectral_normalization import normalized_layers, power_iteration
 from sharpness.methods import Stage
+from sharpness.methods.recipe import EpochTransform
 from sharpness.models import Classifier
 from sharpness.steps import Batch, Context, EpochRule, Shards
 from sharpness.training.state import epoch_generator
@@ -96,6 +97,9 @@ def made_batches(
         mixing: generator of the mixup weights; that of the context by default.
     """
     train, generator, late = data.train, context.generator, stage.late(context.epoch)
+    transform = late.transform if late else None
+    if isinstance(transform, EpochTransform):
+        transform = transform.for_epoch(network, train, context)
     pixels = augment_batches(train.images, chunks, data.augmentation, data.padding, generator)
     for chunk, images in zip(chunks, pixels, strict=True):
         x, y = train.normalize(images), train.labels[chunk]
@@ -103,9 +107,9 @@ def made_batches(
         if stage.mixup:
             mixed, partner, lam = mixup(x, stage.mixup, generator, mixing)
             batch = Batch(channels_last(mixed), y, y[partner], lam)
-        if late and late.transform:
+        if transform:
             with torch.enable_grad():
-                batch = late.transform(network, batch, train, context)
+                batch = transform(network, batch, train, context)
         yield batch
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpness import Objective
-from sharpness.models import BACKBONES, CifarResNet, build_model
+from sharpness.models import BACKBONES, CifarResNet, FrozenTrunk, build_model
 
 LABELS = torch.tensor([0, 1, 0, 2, 1])
 
@@ -288,6 +288,12 @@ def resnet(head: str) -> nn.Module:
         return build_model("resnet8", 3, 2, head=head)
 
 
+def frozen_trunk() -> nn.Module:
+    """Everything before the last block has its weights as buffers, BatchNorm included."""
+    trunk = FrozenTrunk((1, 2), False, 2, width=2, stem="cifar")
+    return nn.Sequential(trunk, nn.Linear(trunk.num_features, 3))
+
+
 def conv(*args: Any, then: nn.Module | None = None, **options: Any) -> nn.Module:
     after = then if then is not None else nn.ReLU()
     return convolutional(nn.Conv2d(2, 4, 3, **options), nn.BatchNorm2d(4), after, nn.Conv2d(4, 3, 1))
@@ -296,6 +302,7 @@ def conv(*args: Any, then: nn.Module | None = None, **options: Any) -> nn.Module
 Factory = Callable[[], tuple[Any, ...]]
 
 NETWORKS: dict[str, Factory] = {
+    "frozen trunk": lambda: (frozen_trunk(), images()),
     "softmax regression": lambda: (nn.Linear(4, 3), torch.randn(5, 4)),
     "ResNet-8": lambda: (resnet("linear"), images()),
     "ResNet-8, cosine": lambda: (resnet("cosine"), images()),

@@ -8,6 +8,9 @@ from torch.nn import functional as F
 
 from sharpness import Objective
 from sharpness.engine.evaluation import Evaluation
+from sharpness.engine.folded import Folded
+from sharpness.engine.program import Untraceable
+from sharpness.models import Frozen
 
 CLASSES = 3
 
@@ -412,6 +415,58 @@ def test_what_the_fixed_layers_hand_on_is_never_overwritten(kind, scope):
             expected = objective.class_losses()
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.nanmax(expected))
     np.testing.assert_array_equal(evaluation(displacements(objective)[0].float()).class_means, first)
+
+
+def by_inputs(model, x: Tensor) -> Tensor:
+    """The gradient of a function of the outputs by the inputs, by autograd."""
+    x = x.detach().requires_grad_()
+    outputs = model(x)
+    (gradient,) = torch.autograd.grad((outputs * torch.linspace(-1, 2, outputs.numel()).view_as(outputs)).sum(), x)
+    return gradient
+
+
+IMAGES = [kind for kind in NETWORKS if kind is not Text]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=["f64", "f32"])
+@pytest.mark.parametrize("frozen", [False, True], ids=["parameters", "buffers"])
+@pytest.mark.parametrize("kind", IMAGES, ids=lambda k: k.__name__)
+def test_derivatives_by_inputs_are_those_of_the_module_at_its_present_weights(kind, frozen, dtype, tolerance):
+    model, x, _ = make(kind, dtype)
+    own = Frozen(model) if frozen else model
+    if frozen and kind is ConstantSum:
+        with pytest.raises(Untraceable, match="constant"):
+            Folded(own, x[:4], dtype)
+        return
+    folded = Folded(own, x[:4], dtype)
+    exact, wide, _ = make(kind)
+    for _ in range(2):
+        exact.load_state_dict((own.network if frozen else own).state_dict())
+        found, expected = by_inputs(folded.now(), x), by_inputs(exact, wide)
+        assert found.dtype is dtype
+        assert float((found - expected).norm() / expected.norm()) < tolerance
+        with torch.no_grad():
+            assert not folded.now()(x).requires_grad
+            for tensor in own.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.mul_(1.1)
+
+
+@pytest.mark.parametrize("kind", IMAGES, ids=lambda k: k.__name__)
+def test_derivatives_by_inputs_in_bfloat16_are_as_exact_as_with_autocast(kind):
+    """For most images: where an activation is near zero, rounding decides whether a ReLU passes it on."""
+    (exact, wide, _), (model, x, _) = make(kind), make(kind, torch.float32)
+    expected = by_inputs(exact, wide).flatten(1)
+
+    def usual(x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(x).float()
+
+    def error(function):
+        difference = by_inputs(function, x).flatten(1) - expected
+        return float((difference.norm(dim=1) / expected.norm(dim=1)).nanmedian())  # some have a gradient of zero
+
+    assert error(Folded(model, x[:4], torch.bfloat16).now()) < max(0.02, 2 * error(usual))
 
 
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda k: k.__name__)

@@ -186,6 +186,33 @@ def test_accepted_images_convince_g_and_all_others_are_what_they_were(trained, i
     assert (sure[changed] >= 0.4).all()
 
 
+def test_folded_networks_translate_to_the_same_images(trained, images, batch):
+    plain, where = MajorToMinor(beta=0.5, gamma=0.3), context()
+    made = plain(trained, batch, images, context())
+    modes = {name: m.training for name, m in trained.named_modules()}
+    fast = plain.for_epoch(trained, images, where)
+    assert fast.folded is not None
+    assert fast == plain, "a recipe and a captured translation know it by its numbers"
+    assert {name: m.training for name, m in trained.named_modules()} == modes
+    assert not torch.equal(made.x, batch.x)
+    torch.testing.assert_close(fast(trained, batch, images, context()).x, made.x, rtol=0, atol=1e-9)
+    with torch.no_grad():  # a step of training
+        for p in trained.parameters():
+            p.mul_(0.9)
+    torch.testing.assert_close(
+        fast(trained, batch, images, context()).x, plain(trained, batch, images, context()).x, rtol=0, atol=1e-9
+    )
+
+
+def test_networks_that_cannot_be_traced_translate_as_they_are(trained, images, batch):
+    forward = trained.backbone.forward
+    trained.backbone.forward = lambda x: forward(x) if bool(x.sum() > -1e9) else x
+    plain = MajorToMinor(beta=0.5, gamma=0.3)
+    made = plain.for_epoch(trained, images, context())
+    assert made is plain
+    assert not torch.equal(made(trained, batch, images, context()).x, batch.x)
+
+
 def test_all_winners_are_replaced_when_every_confidence_will_do(trained, images, batch):
     rule = MajorToMinor(beta=0.5, gamma=0.0)
     slots, _ = rule.draw(batch.first, context())
