@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import importlib
 import multiprocessing
@@ -43,6 +44,7 @@ LONGEST = (
 )  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # before the selection by -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     # The longest come first: last, they would leave the other cores without work.
@@ -54,9 +56,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         inside, outside = (any(path.is_relative_to(here / name) for name in names) for names in (NUMERIC, OTHER))
         return inside and not outside
 
+    seen: collections.Counter[tuple[Path, str]] = collections.Counter()
     for item in items:
         if numeric(item.path):
             item.add_marker(pytest.mark.numeric)
+        if every := item.get_closest_marker("every"):
+            name = item.path, item.originalname  # type: ignore[attr-defined]
+            if seen[name] % every.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[name] += 1
 
 
 @pytest.hookimpl(wrapper=True)

@@ -78,6 +78,7 @@ def read(tmp_path, body):
     return load
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["linear", "cosine", "unit-features", "unit-weights"])
 @pytest.mark.parametrize("transposed", [False, True])

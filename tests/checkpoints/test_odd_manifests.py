@@ -27,6 +27,7 @@ def content(path):
 ODD = [None, "x", -1, 2**70, float("nan"), float("inf"), [], {}, [None], {"x": None}, True, "\x1b[2J"]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     "field",
     ["method", "label", "options", "stages", "card", "notes", "training", "longtail", "data_sha256", "normalization",

@@ -29,6 +29,7 @@ def test_the_mean_is_the_trace_and_the_variance_twice_the_off_diagonal_squares(s
     assert estimate.samples.var(ddof=1) == pytest.approx(variance, rel=0.1)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize(("estimator", "budget"), [(hutchinson, 15), (hutchinson, 30), (hutchpp, 12), (hutchpp, 30)])
 def test_intervals_cover_the_trace_as_often_as_they_claim(name, estimator, budget, symmetric):

@@ -101,6 +101,7 @@ def pil_operation(image, name, level, sign):
             return getattr(ImageEnhance, name.capitalize())(image).enhance(1 + m)
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", OPERATIONS)

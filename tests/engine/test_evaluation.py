@@ -30,6 +30,7 @@ def class_losses(network, objective, d):
     return np.array([float(values[network.y == c].mean()) for c in range(3)])
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("scope", SCOPES)
 def test_every_network_in_every_scope_is_evaluated_as_the_module_would(network, scope):
     try:
@@ -45,6 +46,7 @@ def test_every_network_in_every_scope_is_evaluated_as_the_module_would(network, 
     np.testing.assert_allclose(evaluation(None).class_means, objective.class_losses(), rtol=1e-10)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
 def test_in_reduced_precision_every_network_is_near_its_value_in_float64(network, precision, tolerance):
     """bfloat16 has 8 bits: a rounding error of 0.4 % in every layer."""

@@ -384,6 +384,7 @@ def threads(request):
     torch.set_num_threads(before)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=["f64", "f32"])
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda k: k.__name__)
 def test_losses_are_those_of_the_module_moved_by_hand(kind, dtype, tolerance, threads):
@@ -428,6 +429,7 @@ def by_inputs(model, x: Tensor) -> Tensor:
 IMAGES = [kind for kind in NETWORKS if kind is not Text]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=["f64", "f32"])
 @pytest.mark.parametrize("frozen", [False, True], ids=["parameters", "buffers"])
 @pytest.mark.parametrize("kind", IMAGES, ids=lambda k: k.__name__)

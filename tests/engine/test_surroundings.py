@@ -69,6 +69,7 @@ def moved(objective, seed):
     return {n: t + 0.1 * torch.randn(t.shape, generator=g, dtype=t.dtype) if n in own else t for n, t in state.items()}
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("where", ["first", "middle", "all"])
 @pytest.mark.parametrize("probe", ["eigenvalues", "measure", "worst case", "plane", "quadratic forms"])
 def test_checkpointing_that_is_not_reentrant_changes_nothing(probe, where):
@@ -108,6 +109,7 @@ def network():
     return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double().eval()
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("probe", PROBES)
 def test_a_mode_of_the_caller_changes_nothing(probe):
     expected = np.asarray(PROBES[probe](Objective(network(), (X, Y)))).astype(float)

@@ -169,6 +169,7 @@ def test_buffers_are_left_as_found(name, batchnorm):
         assert torch.equal(t, before[key]), key
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", PROBES)
 @pytest.mark.parametrize("around", ["autocast", "inference_mode", "no_grad"])
 def test_surroundings_change_no_number(name, around):

@@ -72,6 +72,7 @@ def test_the_gradient_is_that_of_a_loop_over_classes(problem, mixed, same, scope
     same(gradients, expected)
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("cap", [0.001, 0.05, 0.2, 1e6])
 @pytest.mark.parametrize("mode", ["full", "direction"])
 @pytest.mark.parametrize("scope", SCOPES)

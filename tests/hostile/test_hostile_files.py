@@ -13,7 +13,7 @@ import pytest
 
 #: Beside another worker of the tests' own a second one would only wait for a processor.
 WORKERS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
-FILES = int(os.environ.get("HOSTILE_FILES", 360))
+FILES = int(os.environ.get("HOSTILE_FILES", 200))
 SECONDS, MEGABYTES, CHARACTERS = 10, 512, 300
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")

@@ -75,6 +75,7 @@ def texts_of(figure):
     return [t for t in found if not any(t in own for own in axes.values())], axes
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("kind", ["filled", "contour", "surface"])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (4, 1), (1, 5), (1, 8), (2, 6)])
 def test_names_lie_inside_the_figure_and_on_no_axes_and_on_no_other_name(bowl, kind, rows, columns):

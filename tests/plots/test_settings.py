@@ -34,6 +34,7 @@ def test_pdfs_hold_fonts_that_journals_take(settings_of_pictures, monkeypatch, t
     assert b"/FontFile2" in path.read_bytes() and b"/Type3" not in path.read_bytes()
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", DRAW)
 def test_drawing_on_a_new_figure_changes_nothing_global(name, tmp_path):
     before, state = dict(matplotlib.rcParams), np.random.get_state()[1].copy()

@@ -75,6 +75,7 @@ ODD_FIELDS = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in ODD_FIELDS.items() for v in values])
 def test_odd_fields_are_told(results, tmp_path, field, value):
     for name, result in results.items():

@@ -34,6 +34,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("method", "operations"), RUNS, ids=lambda v: v if isinstance(v, str) else "+".join(v))
 def test_two_epochs_of_training(data, tmp_path, method, operations):
     history = train(method, data, tmp_path / "run", epochs=2, flatten=operations, batch_size=50, **FAST.get(method, {}))

@@ -122,6 +122,7 @@ def as_before(state):
     return {k: v for k, v in state.items() if k not in ("run", "checksum")}
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("name", STATES)
 def test_a_state_that_does_not_fit_is_refused_in_one_line(begun, go_on, tmp_path, name, sealed):

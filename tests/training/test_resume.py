@@ -113,6 +113,7 @@ def reference(start, unbroken):
     return get
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("name", "n"), DEATHS)
 def test_a_run_killed_after_any_epoch_ends_in_the_same_weights(
     start, reference, tmp_path, killed_after, weights, identical, name, n

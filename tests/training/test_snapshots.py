@@ -115,6 +115,7 @@ def test_a_snapshot_is_a_checkpoint_of_its_epoch(reference, digits):
     assert load_checkpoint(snapshots(reference)[1]).load_data().train_counts == digits.train_counts
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 @pytest.mark.parametrize("again", [{"snapshots": 1}, {}])
 def test_a_resumed_run_keeps_the_same_snapshots(start, reference, tmp_path, killed_after, identical, weights, n, again):

@@ -66,6 +66,7 @@ def snapshot(run, epochs):
     return torch.load(run / "snapshots" / f"epoch-{epochs:04d}.pt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("name", "n"), DEATHS)
 def test_a_run_killed_after_any_save_ends_in_the_same_weights(
     start, finished, tmp_path, killed_after, weights, identical, name, n

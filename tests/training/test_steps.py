@@ -50,6 +50,7 @@ def replaying(monkeypatch, made):
     return made
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("method", ["ce", "ldam-drw", "mislas", "gcl", "cc-sam", "balanced-softmax", "focal"])
 def test_replayed_steps_end_in_the_same_weights(method, digits, tmp_path, identical, weights, monkeypatch, made):
     """GCL draws in its loss, LDAM-DRW and adversarial features depend on the epoch, mixup mixes by a number of a batch,

@@ -117,6 +117,7 @@ def test_intervals_of_all_samples_do_not_depend_on_the_rows(case):
     np.testing.assert_allclose(rows.overall_upper, whole.overall_upper, rtol=1e-8)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_every_resample_is_solved_again(case, weighted):
     """The ends are those of dense Hessians of the resamples, up to what the Krylov space leaves out."""

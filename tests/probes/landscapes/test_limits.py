@@ -222,6 +222,7 @@ def assert_same(before, after):
     assert torch.equal(before[3], after[3])
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("where", ["loss", "model"])
 @pytest.mark.parametrize("policy", ["eval", "recalibrate"])
 @pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)

@@ -134,6 +134,7 @@ def test_whatever_interrupts_it_everything_is_as_it_was(name, batchnorm):
         assert_as_found(objective, before)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("batchnorm", ["eval", "recalibrate"])
 def test_an_interrupted_call_ends_with_the_bits_of_one_that_was_not(name, batchnorm, tmp_path):

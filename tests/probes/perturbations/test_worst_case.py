@@ -35,6 +35,7 @@ def moved_loss(case, point, rows, weights):
     return float((a * case.function(outputs, case.y[rows])).sum() / a.sum()), float((a * right).sum() / a.sum())
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize(("norm", "adaptive"), BALLS)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_one_step_is_the_point_of_sam_of_all_samples_and_of_every_class(case, norm, adaptive, weighted):
@@ -54,6 +55,7 @@ def test_one_step_is_the_point_of_sam_of_all_samples_and_of_every_class(case, no
             assert found[3] == pytest.approx(right, nan_ok=True)
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize(("norm", "adaptive"), BALLS)
 def test_more_steps_never_find_less_and_no_rise_is_negative(case, norm, adaptive):
     found = [worst_case(of(case), 0.3, steps, norm, adaptive) for steps in (1, 3, 8)]
@@ -76,6 +78,7 @@ def test_a_batch_of_all_is_the_plain_worst_case(case, m):
     np.testing.assert_array_equal(plain.overall, batched.overall)
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("m", [1, 4])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_batches_ascend_alone_and_are_averaged_by_their_weight(case, m, steps):

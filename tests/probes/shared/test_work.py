@@ -62,6 +62,7 @@ def products(monkeypatch):
     return counter
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", CALLS)
 def test_an_interrupted_call_ends_with_the_bits_of_one_that_was_not(name, objective, products, tmp_path):
     call = CALLS[name]
