@@ -33,6 +33,10 @@ Work done once per epoch is listed separately, also in steps: SWA averages k wei
 of 300 images and an eigendecomposition per layer. At the end of a stage, SWA makes one more forward pass over the
 training images, which is 1/3 of an epoch's gradients.
 
+The translations of a batch for M2m (from epoch 161 on, in addition to the step): 10 * 2 * 2/3 gradients for each
+translated image, ten forward and backward passes of two networks, without derivatives by weights. In a batch of
+balanced classes, about 60 % of the images are translated.
+
 The contenders take turns within every repeat. Medians and quartiles of the ratios are reported, so a busy machine adds
 spread and not bias.
 """
@@ -42,6 +46,8 @@ from __future__ import annotations
 import argparse
 import platform
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -52,13 +58,15 @@ from table import report, spread, table
 from torch.optim.swa_utils import AveragedModel
 from turns import timed
 
+from sharpness.data import ImageSet
 from sharpness.flattening import FSDGPM, OPERATIONS, ClassConditionalStep
 from sharpness.flattening.model_perturbation import ModelPerturbation
 from sharpness.flattening.pof import PoF
 from sharpness.flattening.spectral_normalization import SpectralNormalization, normalized_layers, power_iteration
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import CrossEntropy
-from sharpness.models import Classifier, build_model
+from sharpness.methods.m2m import MajorToMinor
+from sharpness.models import Classifier, Frozen, build_model
 from sharpness.steps import Batch, Context, EpochRule, PlainStep
 from sharpness.training.precision import autocast
 
@@ -85,10 +93,14 @@ def main() -> None:
     batch = random_batch(args.images)
     context = Context(COUNTS, 1, 1, autocast=autocast(args.precision, torch.device("cpu")))
     steps = {name: prepared(name, rule, batch, context) for name, (rule, _) in STEPS.items()}
-    seconds = turns({**steps, **once_an_epoch(batch, context)}, args.repeats)
+    translated, translations = translated_batch(args.images, context)
+    seconds = turns({**steps, **once_an_epoch(batch, context), **translations}, args.repeats)
     plain = seconds["CE"]
     rows = [[name, floor, spread(seconds[name] / plain)] for name, (_, floor) in STEPS.items()]
-    others = [[name, spread(values / plain)] for name, values in seconds.items() if name not in STEPS]
+    epochs, batches = (
+        [[name, spread(values / plain)] for name, values in seconds.items() if name not in STEPS and chosen(name)]
+        for chosen in (lambda name: name not in translations, translations.__contains__)
+    )
     lines = [
         f"ResNet-32, {args.images} images, mixup, {args.precision}, {platform.machine()}, "
         f"{torch.get_num_threads()} threads",
@@ -96,7 +108,11 @@ def main() -> None:
         "",
         *table(["step", "floor", "times CE"], rows),
         "",
-        *table(["once an epoch", "steps of CE"], others),
+        *table(["once an epoch", "steps of CE"], epochs),
+        "",
+        *table(
+            [f"M2m, {translated} translations, floor {translated * 40 / 3 / args.images:.1f}", "steps of CE"], batches
+        ),
     ]
     report(lines, args.output)
 
@@ -152,6 +168,24 @@ def once_an_epoch(batch: Batch, context: Context) -> dict[str, Callable[[], obje
         "SWA, one averaging": lambda: average.update_parameters(model),
         "FS-DGPM, its memory": lambda: FSDGPM().for_epoch(model, repeat(batch), context),
     }
+
+
+def translated_batch(images: int, context: Context) -> tuple[int, dict[str, Callable[[], object]]]:
+    """Return the number of images of a balanced batch that M2m translates, and the ways to translate them."""
+    model = network("M2m")
+    model.auxiliary = Frozen(network("helper"))
+    pixels = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(images) % len(COUNTS)
+    data = ImageSet(pixels, labels, (0.5,) * 3, (0.25,) * 3)
+    batch = Batch(data.normalize(pixels).contiguous(memory_format=torch.channels_last), labels)
+    plain = MajorToMinor()
+    ways = {"folded networks": plain.for_epoch(model, data, context), "the modules themselves": plain}
+
+    def run(way: MajorToMinor) -> None:
+        way(model, batch, data, replace(context, generator=torch.Generator().manual_seed(0)))
+
+    slots, _ = plain.draw(labels, replace(context, generator=torch.Generator().manual_seed(0)))
+    return len(slots), {name: partial(run, way) for name, way in ways.items()}
 
 
 def turns(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[str, np.ndarray]:
