@@ -12,19 +12,29 @@ shortcut are what is left of it.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from sharpness.engine.inference import Forward, Inference
+from sharpness.engine.modules import evaluating
 from sharpness.engine.program import INPUT, Untraceable
-from sharpness.engine.tracing import first_line, trace_whole
+from sharpness.engine.tracing import first_line, structure, trace_whole
+from sharpness.engine.undisturbed import without_autocast
+
+logger = logging.getLogger("sharpness")
 
 
 class Folded:
     """The outputs of a model at its present weights, which may change from call to call.
 
     Args:
-        module: model in eval mode; it is not changed.
+        module: model in eval mode, which it must also be in when the outputs are computed: layers without a rule of
+            their own are called.
         sample: a few inputs.
         dtype: dtype of convolutions and matrix products: the model's own, or ``torch.bfloat16``.
 
@@ -55,3 +65,43 @@ class Folded:
         """Return the outputs as a function of the inputs, at the weights that the model has now."""
         with torch.no_grad():
             return self._inference.at({name: t.detach() for name, t in self._traced.sources.items()})
+
+
+def folded(module: nn.Module, sample: Tensor, autocast: Callable[[], AbstractContextManager[Any]]) -> Folded | None:
+    """Fold a model, whatever its mode, for the precision of a context; return None if it cannot be traced."""
+    kind = sample.device.type
+    with autocast():
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else sample.dtype
+    try:
+        with evaluating(module), without_autocast():
+            return Folded(module, sample, dtype)
+    except Untraceable as reason:
+        logger.debug("%s is called as it is: %s", type(module).__name__, reason)
+        return None
+
+
+class Refolded:
+    """A model in training that is called in eval mode from time to time, and folded again if its structure changes.
+
+    Args:
+        module: the model; on other devices than a CPU, where a test takes less time than tracing, it is not folded.
+        autocast: context of its forward passes.
+    """
+
+    def __init__(self, module: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._module, self._autocast = module, autocast
+        self._folded: Folded | None = None
+        self._structure: list[Any] | None = None
+
+    def now(self, sample: Tensor) -> Forward:
+        """Return the outputs as a function of the inputs, at present weights.
+
+        Args:
+            sample: a few inputs.
+        """
+        if sample.device.type == "cpu" and len(sample):
+            with evaluating(self._module):
+                found = structure(self._module)
+            if found != self._structure:
+                self._structure, self._folded = found, folded(self._module, sample, self._autocast)
+        return self._module if self._folded is None else self._folded.now()

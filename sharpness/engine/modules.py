@@ -176,6 +176,18 @@ def batchnorms(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Set a model to eval mode, and restore the mode of every module afterwards."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Restore buffers and tensor attributes that a forward pass writes to or replaces.
 

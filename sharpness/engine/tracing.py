@@ -39,7 +39,8 @@ def first_line(error: BaseException) -> str:
 def structure(module: nn.Module) -> list[Any]:
     """Return the parts of a module on which a trace depends: submodules, their tensors and hooks, plain attributes.
 
-    Buffers with a single number count as attributes, because a forward pass may branch on them.
+    Buffers with a single number count as attributes, because a forward pass may branch on them; in eval mode, none
+    branches on the number of batches that a BatchNorm has seen.
     """
     plain = (bool, int, float, str)
     # During a call in another thread, a layer may have other tensors, which would look like a changed model.
@@ -52,8 +53,8 @@ def structure(module: nn.Module) -> list[Any]:
                 [(key, repr(value)) for key, value in vars(m).items() if isinstance(value, plain)],
                 [
                     repr(t.item())
-                    for t in m._buffers.values()
-                    if t is not None and t.numel() == 1 and t.device.type == "cpu"
+                    for key, t in m._buffers.items()
+                    if t is not None and t.numel() == 1 and t.device.type == "cpu" and key != "num_batches_tracked"
                 ],
             )
             for m in module.modules()

@@ -2,9 +2,7 @@ r"""M2m: major-to-minor translation of images for rare classes (Kim, Jeong and S
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,17 +10,14 @@ from torch import Tensor, nn
 
 from sharpness.data import ImageSet, LongTail
 from sharpness.data.standardization import channel_values
-from sharpness.engine.folded import Folded
-from sharpness.engine.program import Untraceable
-from sharpness.engine.undisturbed import without_autocast
+from sharpness.engine.folded import Folded, folded
+from sharpness.engine.modules import evaluating
 from sharpness.errors import UserError
 from sharpness.methods import cross_entropy
 from sharpness.methods.cross_entropy import LDAM_SCHEDULE, CrossEntropy
 from sharpness.methods.m2m_translation import Translation
 from sharpness.methods.recipe import Deferred, Recipe, Stage
 from sharpness.steps import Batch, Context, at_least_float32
-
-logger = logging.getLogger("sharpness")
 
 
 def acceptance_probabilities(train_counts: Tensor, beta: float) -> Tensor:
@@ -33,18 +28,6 @@ def acceptance_probabilities(train_counts: Tensor, beta: float) -> Tensor:
     """
     counts = train_counts.double()
     return 1 - beta ** (counts[:, None] - counts[None, :]).clamp_min(0)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Set a model to eval mode, and restore the mode of every module afterwards."""
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def helper_of(network: nn.Module) -> nn.Module:
@@ -127,16 +110,8 @@ class MajorToMinor:
     def for_epoch(self, network: nn.Module, images: ImageSet, context: Context) -> MajorToMinor:
         """Return this transform with folded networks, unless they cannot be traced."""
         sample = images.normalize(images.images[:4]).to(next(network.parameters()).dtype)
-        with context.autocast():
-            kind = sample.device.type
-            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else sample.dtype
-        try:
-            with evaluating(network), without_autocast():
-                g, f = (Folded(model, sample, dtype) for model in (helper_of(network), network))
-        except Untraceable as reason:
-            logger.debug("M2m translates without folded networks: %s", reason)
-            return self
-        return replace(self, folded=(g, f))
+        g, f = (folded(model, sample, context.autocast) for model in (helper_of(network), network))
+        return replace(self, folded=(g, f)) if g and f else self
 
     def draw(self, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Draw positions in the batch of the slots to translate (m,) and of their seeds (m,), on the CPU."""

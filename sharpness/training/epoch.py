@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -119,18 +119,30 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def evaluate(
-    network: nn.Module, images: ImageSet, num_classes: int, cast: Any, batch_size: int | None = None
+    network: nn.Module,
+    images: ImageSet,
+    num_classes: int,
+    cast: Any,
+    batch_size: int | None = None,
+    call: Callable[[Tensor], Tensor] | None = None,
 ) -> ClassSums:
     """Sum cross-entropy and correct predictions by class, in eval mode; the mode is restored afterwards.
 
     The batches are divided among the processes.
+
+    Args:
+        cast: context of forward passes.
+        batch_size: by default, as many images as run fastest.
+        call: function from normalised images to logits, by default the network itself.
     """
-    batch_size = batch_size or (500 if images.images.device.type == "cpu" else 2500)
+    batch_size = batch_size or (250 if images.images.device.type == "cpu" else 2500)
+    outputs = call or network
 
     def forward(x: Tensor) -> Tensor:
         with cast():
-            return network(channels_last(images.normalize(x))).float()
+            return outputs(channels_last(images.normalize(x))).float()
 
+    # Consecutive processes take consecutive batches, so that each has nearly as many.
     starts = range(0, len(images), batch_size)[distributed.rank() :: distributed.world_size()]
     labels = torch.cat([images.labels[:0], *(images.labels[i : i + batch_size] for i in starts)])
     pairs = ((images.images[i : i + batch_size], images.labels[i : i + batch_size]) for i in starts)

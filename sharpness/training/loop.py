@@ -18,6 +18,7 @@ from torch import nn
 from sharpness.data import LongTailData
 from sharpness.engine import distributed
 from sharpness.engine.devices import exact_float32
+from sharpness.engine.folded import Refolded
 from sharpness.engine.undisturbed import without_autocast
 from sharpness.errors import UserError, require_whole
 from sharpness.methods import Recipe, Stage, build_recipe, flattened
@@ -252,6 +253,7 @@ def run_stage(stage: Stage, run: Run) -> None:
     average = start_average(stage, network, state, run.saved_state)
     steps = stage_steps(network, optimizer, stage.loss, stage.rule, run.device)
     replays = Replays() if run.device.type == "cuda" else None
+    refolded = Refolded(network, cast)
 
     def context_of(epoch: int) -> Context:
         return replace(epoch_context(counts, stage, epoch, run.seed, state.stage, cast), shards=run.shards)
@@ -282,7 +284,10 @@ def run_stage(stage: Stage, run: Run) -> None:
                     images = (part.x for batch in batches for part, _ in batch.parts(after))
                     end_in_average(network, average, images, cast)
             due = epoch % run.test_every == 0 or epoch == stage.epochs or run.snapshot_due(len(state.history) + 1)
-            tested = evaluate(network, data.test, data.num_classes, cast) if due else untested(data.num_classes)
+            tested = untested(data.num_classes)
+            if due:
+                call = refolded.now(data.test.normalize(data.test.images[:4]))
+                tested = evaluate(network, data.test, data.num_classes, cast, call=call)
             if not math.isfinite(loss + (tested.mean if due else 0)):
                 raise FloatingPointError(
                     f"training diverged in epoch {epoch} of stage {stage.name!r} (loss {loss}, test loss "

@@ -216,7 +216,7 @@ def lrs_of_every_epoch(monkeypatch, digits, stage, network):
 
     sums = evaluate(network, digits.test, 10, torch.no_grad)
     monkeypatch.setattr(loop_module, "run_epoch", record)
-    monkeypatch.setattr(loop_module, "evaluate", lambda *args: sums)
+    monkeypatch.setattr(loop_module, "evaluate", lambda *args, **options: sums)
 
     class Nowhere:
         path = Path("nowhere")
