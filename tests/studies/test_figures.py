@@ -9,7 +9,15 @@ import pytest
 import torch
 from scipy.stats import ttest_ind
 
-from sharpness import UserError, checkpoint_objective, eigenvalues, load_data, load_result, random_perturbation
+from sharpness import (
+    Objective,
+    UserError,
+    checkpoint_objective,
+    eigenvalues,
+    load_data,
+    load_result,
+    random_perturbation,
+)
 from sharpness.models import build_model
 from sharpness.probes import labelled_checkpoints
 from sharpness.results import PlaneResult
@@ -22,6 +30,7 @@ from sharpness.studies.pictures import FigureSettings
 from sharpness.studies.run import run_cells
 from sharpness.studies.seeds import told_apart
 from sharpness.studies.settings import probed_of
+from sharpness.studies.spectra import head_and_tail
 
 SMALL = {"epochs": 1, "grid": 3, "radii": (0.05, 0.1), "draws": 2, "limit_per_class": 3}
 SEEDS = (1, 0)
@@ -245,3 +254,19 @@ def test_differences_are_those_that_welch_s_test_finds():
     assert pairs.apart["lambda_max", "c", "a"] and not pairs.apart["lambda_max", "b", "a"]
     text = difference_text(told_apart(cells))
     assert "lambda_max (less is flatter): c > a, c > b" in text and "within the spread" in text
+
+
+def test_the_head_and_the_tail_of_equally_frequent_classes_are_two():
+    x = torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    objective = Objective(torch.nn.Linear(4, 3).double(), (x, torch.arange(9) % 3))
+    assert head_and_tail(objective, draws=2, steps=2).class_samples.tolist() == [3, 0, 3]
+    known = Objective(objective.model, (x, torch.arange(9) % 2 + 1), num_classes=3, train_counts=[9, 5, 5])
+    assert head_and_tail(known, draws=2, steps=2).class_samples.tolist() == [0, 4, 4]
+
+
+def test_the_rarest_class_of_pictures_has_images(tmp_path):
+    data = load_data("digits-lt")
+    data = replace(data, test=data.test.subset((data.test.labels < 8).nonzero().flatten()))
+    make_figures(data, ("ce",), (0,), tmp_path / "out", tmp_path / "runs", split="test", **SMALL)
+    told = (tmp_path / "out" / "visualization_lines.txt").read_text()
+    assert f"the rarest, {data.class_names[7]}" in " ".join(told.split())
