@@ -43,8 +43,9 @@ def layers_of(objective: Objective) -> dict[str, slice]:
     """
     spans: dict[str, slice] = {}
     end = 0
-    weighty = {n.rpartition(".")[0] for n, p in zip(objective.names, objective.parameters, strict=True) if p.ndim > 1}
-    for name, p in zip(objective.names, objective.parameters, strict=True):
+    named, axes = list(zip(objective.names, objective.parameters, strict=True)), objective.filter_axes
+    weighty = {name.rpartition(".")[0] for name, p in named if p.ndim > 1 and axes[name] is not None}
+    for name, p in named:
         start, end = end, end + p.numel()
         layer = name.rpartition(".")[0]
         if layer in weighty:
