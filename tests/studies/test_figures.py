@@ -220,6 +220,22 @@ def test_spectra_are_those_of_the_first_and_the_last_class_on_equally_many_image
     assert np.nanmax(found.nodes[9]) == pytest.approx(largest, rel=1e-3)
 
 
+def test_the_head_and_the_tail_of_equally_frequent_classes_are_two():
+    x = torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    objective = Objective(torch.nn.Linear(4, 3).double(), (x, torch.arange(9) % 3))
+    assert head_and_tail(objective, draws=2, steps=2).class_samples.tolist() == [3, 0, 3]
+    known = Objective(objective.model, (x, torch.arange(9) % 2 + 1), num_classes=3, train_counts=[9, 5, 5])
+    assert head_and_tail(known, draws=2, steps=2).class_samples.tolist() == [0, 4, 4]
+
+
+def test_the_rarest_class_of_pictures_has_images(tmp_path):
+    data = load_data("digits-lt")
+    data = replace(data, test=data.test.subset((data.test.labels < 8).nonzero().flatten()))
+    make_figures(data, ("ce",), (0,), tmp_path / "out", tmp_path / "runs", split="test", **SMALL)
+    told = (tmp_path / "out" / "visualization_lines.txt").read_text()
+    assert f"the rarest, {data.class_names[7]}" in " ".join(told.split())
+
+
 def test_curvature_is_compared_in_filter_coordinates_and_plain_ones_have_their_name(drawn, tmp_path):
     data, folder, _ = drawn
     first = {name: result(folder, "ce", 1, name) for name in ("measures", "spectrum")}
@@ -254,19 +270,3 @@ def test_differences_are_those_that_welch_s_test_finds():
     assert pairs.apart["lambda_max", "c", "a"] and not pairs.apart["lambda_max", "b", "a"]
     text = difference_text(told_apart(cells))
     assert "lambda_max (less is flatter): c > a, c > b" in text and "within the spread" in text
-
-
-def test_the_head_and_the_tail_of_equally_frequent_classes_are_two():
-    x = torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    objective = Objective(torch.nn.Linear(4, 3).double(), (x, torch.arange(9) % 3))
-    assert head_and_tail(objective, draws=2, steps=2).class_samples.tolist() == [3, 0, 3]
-    known = Objective(objective.model, (x, torch.arange(9) % 2 + 1), num_classes=3, train_counts=[9, 5, 5])
-    assert head_and_tail(known, draws=2, steps=2).class_samples.tolist() == [0, 4, 4]
-
-
-def test_the_rarest_class_of_pictures_has_images(tmp_path):
-    data = load_data("digits-lt")
-    data = replace(data, test=data.test.subset((data.test.labels < 8).nonzero().flatten()))
-    make_figures(data, ("ce",), (0,), tmp_path / "out", tmp_path / "runs", split="test", **SMALL)
-    told = (tmp_path / "out" / "visualization_lines.txt").read_text()
-    assert f"the rarest, {data.class_names[7]}" in " ".join(told.split())
