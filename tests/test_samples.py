@@ -34,6 +34,8 @@ LABELS = torch.tensor([0, 1, 2] * 2 + [0, 0, 0, 1, 1, 0])
         ({"classes": LABELS, "num_classes": 4, "groups": {"first": [0, 1]}}, X[:, 0], square),
         ({"group_by": ["x", "y"] * 6, "weights": torch.arange(1.0, 13.0)}, F.one_hot(LABELS).double(), "ce"),
         ({}, X[:, 0], square),
+        ({"num_classes": 3}, LABELS[:, None], "ce"),
+        ({"class_names": ("a", "b", "c")}, LABELS[:, None], "ce"),
     ],
 )
 def test_prepared_samples_give_the_numbers_of_the_data_themselves(told, y, loss):

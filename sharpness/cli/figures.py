@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 import sharpness
 from sharpness.cli.completion import CHECKPOINTS
@@ -28,6 +27,7 @@ from sharpness.cli.options import (
     load_described,
     training_options,
     training_settings,
+    was_given,
 )
 from sharpness.cli.output import as_records, require_folder, say
 from sharpness.errors import UserError, choose
@@ -176,9 +176,9 @@ def figures(
     choose("study", study, STUDIES)
     # Check whether an option was given, not its value: an option that the study ignores must be refused.
     for name, studies in STUDY_OPTIONS.items():
-        if study not in studies and _asked(name):
+        if study not in studies and was_given(name):
             raise UserError(f"{_option(name)} is no option of --study {study}, only of {' and '.join(studies)}")
-    if idle := [_option(name) for name in TRAINED if checkpoints and _asked(name)]:
+    if idle := [_option(name) for name in TRAINED if checkpoints and was_given(name)]:
         raise UserError(f"{', '.join(idle)}: models that are trained already have their own, leave it out")
     require_folder("--out", out)
     require_folder("--runs", runs)
@@ -207,11 +207,6 @@ def figures(
     else:
         drawn = make_microbenchmark(data, seeds, rho_scale=asked.rho_scale, **shared)
     _print(drawn, as_json)
-
-
-def _asked(name: str) -> bool:
-    """Return True if an option was given on the command line."""
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _option(name: str) -> str:

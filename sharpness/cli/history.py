@@ -6,7 +6,7 @@ import click
 
 import sharpness
 from sharpness.cli.grouped import grouped
-from sharpness.cli.options import AS_JSON, TOL, OneExample, output_option, plot_option
+from sharpness.cli.options import AS_JSON, OneExample, output_option, plot_option, tol_option
 from sharpness.cli.output import TABLES, Delivery, as_text
 
 
@@ -14,7 +14,7 @@ from sharpness.cli.output import TABLES, Delivery, as_text
 @click.argument("run", type=click.Path())
 @click.option("--measures", default="accuracy,loss,lambda_max", help="Comma-separated measures to compute.")
 @click.option("--limit-per-class", default=8, help="Maximum number of images per class, drawn at random with the seed.")
-@TOL
+@tol_option(1e-2)
 @click.option("--max-iterations", default=40, help="Maximum number of Hessian-vector products per eigenvalue.")
 @click.option("--seed", default=0, help="Seed of the drawn images and of the starting vectors.")
 @AS_JSON

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 import sharpness
@@ -97,11 +98,24 @@ PARAMETERS = click.option(
     default="all",
     help="Parameters to probe: all, backbone, classifier, or a pattern of parameter names.",
 )
-TOL = click.option(
-    "--tol",
-    default=1e-3,
-    help="Tolerance on eigenvalue residuals: relative to the largest eigenvalue, and 5 times this relative to its own.",
-)
+
+
+def tol_option(default: float = 1e-3) -> Command:
+    """Return the option ``--tol``."""
+    return click.option(
+        "--tol",
+        default=default,
+        help="Tolerance on eigenvalue residuals: relative to the largest eigenvalue, and 5 times this relative to its "
+        "own.",
+    )
+
+
+def was_given(name: str) -> bool:
+    """Return True if an option was given on the command line."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+TOL = tol_option()
 SEEDS = click.option("--seeds", default="0,1,2", help="Training seeds; every method is trained with each.")
 JOBS = click.option(
     "--jobs",

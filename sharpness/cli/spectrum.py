@@ -20,6 +20,7 @@ from sharpness.cli.options import (
     executor_of,
     picture_look,
     result_options,
+    was_given,
 )
 from sharpness.cli.output import Delivery, as_text, say
 from sharpness.errors import UserError
@@ -89,9 +90,9 @@ def spectrum(
     """
     from sharpness.cli.subjects import subjects
 
-    if density and (ends.per_layer or ends.verify or ends.bootstrap or ends.k is not None):
+    if density and (ends.per_layer or ends.verify or ends.bootstrap or ends.k is not None or was_given("tol")):
         raise UserError(
-            "--density goes with --per-class or --per-group, not with --per-layer, --verify, --bootstrap or -k"
+            "--density goes with --per-class or --per-group, not with --per-layer, --verify, --bootstrap, -k or --tol"
         )
     if owners:
         _require_alone({

@@ -109,14 +109,24 @@ def are_batches(records: Sequence[Record]) -> bool:
 
     Targets of two or more dimensions could also belong to single samples; they are taken for batches if the last one
     is shorter.
+
+    Raises:
+        UserError: inputs of one or three channels with as many targets, which could be either.
     """
-    lengths = []
+    lengths, channels = [], set()
     for record in records:
         inputs, target = list(_several(record.inputs)), record.target
         length = len(target) if hasattr(target, "__len__") and not isinstance(target, str) and np.ndim(target) else -1
         if any(not t.ndim or len(t) != length for t in inputs) or all(t.ndim < 2 for t in inputs):
             return False
         lengths.append(length if isinstance(target, ARRAYS) and target.ndim > 1 else 0)
+        channels.add(length if np.ndim(target) == 1 and all(t.ndim == 3 for t in inputs) else 0)
+    if channels in ({1}, {3}):
+        shape, (n,) = tuple(inputs[0].shape), channels
+        raise UserError(
+            f"all inputs have shape {shape}, each with {n} target{'s' * (n > 1)}: they could be images, or batches of "
+            f"{n}; give (x, y) of all samples, or a DataLoader with a batch_size"
+        )
     return not any(lengths) or len(set(lengths)) > 1
 
 

@@ -99,6 +99,8 @@ class CurvatureOperator:
 
         Computed in one double-backward pass, if torch supports it and the first product agrees with that of a call.
         """
+        if not len(vectors):
+            return vectors.to(self.device, self.dtype)
         if self.kind != "hessian":  # that pass computes Hessian products, whose first row might agree by chance
             return torch.stack([self(v) for v in vectors])
         first = self(vectors[0])

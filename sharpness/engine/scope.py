@@ -109,15 +109,20 @@ def _require_apart(named: Sequence[tuple[str, Tensor]]) -> None:
             )
 
 
-def filter_axes(model: nn.Module) -> dict[str, int]:
-    """Return the filter axes that are not 0, by parameter name.
+def filter_axes(model: nn.Module) -> dict[str, int | None]:
+    """Return the filter axes that are not 0, by parameter name; None for a parameter without filters.
 
-    The axis is 1 for transposed convolutions, whose weights are (inputs, outputs, ...); a module can declare its own
-    axes in an attribute ``filter_axes``.
+    The axis is 1 for transposed convolutions, whose weights are (inputs, outputs, ...). LayerNorm and RMSNorm scale and
+    shift every number of a sample by one of its own, however many axes these have. A module can declare its own axes in
+    an attribute ``filter_axes``.
     """
-    axes = {}
+    axes: dict[str, int | None] = {}
     for prefix, module in model.named_modules():
-        declared = {"weight": 1} if isinstance(module, nn.modules.conv._ConvTransposeNd) else {}
+        declared: dict[str, int | None] = {}
+        if isinstance(module, nn.modules.conv._ConvTransposeNd):
+            declared = {"weight": 1}
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            declared = {"weight": None, "bias": None}
         for name, axis in (declared | getattr(module, "filter_axes", {})).items():
             axes[f"{prefix}.{name}".lstrip(".")] = axis
     return axes

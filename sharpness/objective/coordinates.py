@@ -37,8 +37,8 @@ def block_sums(objective: Objective, flat: Tensor, blocks: str | None) -> Tensor
     """Replace every entry of a flat vector by the sum over its block, (k,) to (k,).
 
     Args:
-        blocks: ``"filter"`` (a one-dimensional parameter is one block), ``"layer"`` (whole parameters), or None for a
-            single block.
+        blocks: ``"filter"`` (a parameter of one axis or without filters is one block), ``"layer"`` (whole parameters),
+            or None for a single block.
     """
     if blocks is None:
         return flat.sum().expand_as(flat)

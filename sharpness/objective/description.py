@@ -95,6 +95,10 @@ class Description:
         """
         described = self.completed_by(data)
         table = described.read(data)
+        y = table.y
+        numbered = described.num_classes is not None or described.class_names is not None
+        if numbered and not isinstance(table, Samples) and y.ndim == 2 and y.shape[1] == 1 and are_labels(y[:, 0]):
+            table = replace(table, y=y[:, 0])  # labels in a column, as for loss="ce" of a model
         unknown = described.num_classes is None and described.classes is None and described.group_by is None
         if are_labels(table.y) and unknown:
             if described.class_names is None:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import logging
 import re
+import sys
 import types
 import weakref
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -42,8 +43,8 @@ def loss_identity(loss: Any) -> str | None:
     """Return the name of a loss with a digest of its code and of all numbers in it; None for losses of this package.
 
     The digest distinguishes functions of the same name, and is the same in every process of one version of Python. It
-    covers bytecode, defaults, closures, and the globals that the code reads; for an object or an ``nn.Module``, its
-    attributes and state.
+    covers bytecode, defaults, closures, and the globals that the code reads, of modules what it reads of them; for an
+    object or an ``nn.Module``, its attributes and state, and those of its class.
 
     >>> half, double = (functools.partial(torch.mul, factor) for factor in (0.5, 2.0))
     >>> loss_identity(half) == loss_identity(functools.partial(torch.mul, 0.5)) != loss_identity(double)
@@ -104,12 +105,13 @@ def _contents(value: Any) -> Sequence[Any]:
     if isinstance(value, type):
         return [
             value.__qualname__,
-            *(part for _, part in sorted(vars(value).items()) if callable(part)),
+            *(part for name, part in sorted(vars(value).items()) if callable(part) or not name.startswith("__")),
             *value.__bases__,
         ]
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
         known = [value.__globals__[name] for name in _globals(value.__code__) if name in value.__globals__]
+        known += _read_of(value.__code__, [*known, *cells])
         return [value.__code__, value.__defaults__, value.__kwdefaults__, cells, known]
     if isinstance(value, types.CodeType):
         # Without argument names and line numbers, which do not change the result.
@@ -137,6 +139,27 @@ def _globals(code: types.CodeType) -> list[str]:
     read = [str(one.argval) for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
     inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _globals(part)]
     return list(dict.fromkeys([*read, *inner]))
+
+
+def _read_of(code: types.CodeType, values: Sequence[Any]) -> list[Any]:
+    """Return what some code may read of the user's own modules among some values, such as ``alpha`` in
+    ``config.alpha``: everything under a name that occurs in the code.
+    """
+    names, found = _attributes(code), []
+    modules = [v for v in values if isinstance(v, types.ModuleType)]
+    for module in modules:  # grows by submodules
+        if module.__name__.partition(".")[0] in {*KNOWN, *sys.stdlib_module_names}:
+            continue
+        read = [vars(module)[name] for name in names if name in vars(module)]
+        modules += [v for v in read if isinstance(v, types.ModuleType) and v not in modules]
+        found += read
+    return found
+
+
+def _attributes(code: types.CodeType) -> list[str]:
+    """Return the names in some code, and in functions defined in it."""
+    inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _attributes(part)]
+    return list(dict.fromkeys([*code.co_names, *inner]))
 
 
 def _documented(code: types.CodeType) -> bool:

@@ -87,7 +87,8 @@ class Objective(Values):
         parameters: the parameters to probe (the scope): ``"all"``, ``"backbone"``, ``"classifier"``, or a shell-style
             pattern of names such as ``"*layer3*"``. Parameters that are frozen or receive no gradient are left out.
         batchnorm: ``"eval"`` uses the running statistics; ``"recalibrate"`` re-estimates them from this data,
-            as means over equal batches of at most 250, whenever the weights have been moved by :meth:`at`.
+            as means over equal batches of at most 250, whenever the weights have been moved by :meth:`at`. Curvature,
+            relative flatness and the Fisher-Rao norm are always those of the running statistics.
         groups: named sets of classes (indices or names) for tables; or a convention that derives many, medium and few
             from ``train_counts``, see :func:`~sharpness.data.class_groups`; by default "oltr".
         output: function that extracts the outputs from what the model returns, if that is not a tensor.

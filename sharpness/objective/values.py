@@ -355,8 +355,8 @@ class Values:
         return torch.cat([tensors[name].reshape(-1) for name in self.names]).to(self.device, self.dtype)
 
     @cached_property
-    def filter_axes(self) -> dict[str, int]:
-        """The axis that runs over the filters of every parameter in scope; 0 unless its module states another."""
+    def filter_axes(self) -> dict[str, int | None]:
+        """The axis over the filters of every parameter in scope: 0, another one, or None if it has no filters."""
         axes = filter_axes(self.model)
         return {name: axes.get(name, 0) for name in self.names}
 

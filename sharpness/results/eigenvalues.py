@@ -41,7 +41,8 @@ class EigenvalueResult(Result):
     """Eigenvalues in descending order; per class, one row for each class, NaN for a class without samples.
 
     Attributes:
-        values: (m,) or (C, m), with m = k, or 2 k if ``which`` is "both": k largest, then k smallest.
+        values: (m,) or (C, m), with m = k, or 2 k if ``which`` is "both": k largest, then k smallest; with fewer
+            parameters than 2 k, m is their number.
         residuals: like ``values``: ``|H v - value v|``.
         converged: like ``values``, bool.
         vectors: (m, num_parameters) or (C, m, num_parameters), or None if they were not kept.
@@ -77,7 +78,8 @@ class EigenvalueResult(Result):
 
     def validate(self) -> None:
         super().validate()
-        if self.which not in ("LA", "SA", "both") or self.k * (1 + (self.which == "both")) != self.values.shape[-1]:
+        m, most = self.values.shape[-1], self.k * (1 + (self.which == "both"))
+        if self.which not in ("LA", "SA", "both") or not self.k <= m <= most:
             raise Refused("has other eigenvalues than it says: probe again")
 
     def keys(self) -> tuple[str, ...]:
@@ -97,7 +99,8 @@ class EigenvalueResult(Result):
         """Names of the m eigenvalues, such as ``"lambda_max"``, ``"lambda_max 2"``, ``"lambda_min"``."""
         numbers = ["", *(f" {i}" for i in range(2, self.k + 1))]
         largest, smallest = ([f"lambda_{end}{number}" for number in numbers] for end in ("max", "min"))
-        return {"LA": largest, "SA": smallest[::-1], "both": largest + smallest[::-1]}[self.which]
+        both = largest + smallest[: self.values.shape[-1] - self.k][::-1]
+        return {"LA": largest, "SA": smallest[::-1], "both": both}[self.which]
 
     @property
     def per_class(self) -> bool:
@@ -158,7 +161,7 @@ class EigenvalueResult(Result):
         """One row per eigenvalue."""
         values = np.atleast_2d(self.values)
         rows, ranks = np.indices(values.shape).reshape(2, -1)
-        smallest = np.isin(self.which, ("SA", "both")) & (ranks >= values.shape[1] - self.k)
+        smallest = ranks >= (0 if self.which == "SA" else self.k)
         frame = pd.DataFrame([self.row(int(i) if self.per_class else None) for i in rows])
         frame["end"] = np.where(smallest, "smallest", "largest")
         frame["rank"] = np.where(smallest, values.shape[1] - ranks, ranks + 1)

@@ -26,7 +26,7 @@ def mean_and_error(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(count)
 
 
-def interval(value: Any, error: Any, freedom: Any = np.inf, keeps_sign: bool = False) -> np.ndarray:
+def interval(value: Any, error: Any, freedom: Any = np.inf, keeps_sign: Any = False) -> np.ndarray:
     r"""Return Student's 95 % intervals of estimates with standard errors: lower and upper ends, (2, ...).
 
     .. math:: m \pm t \, \mathrm{se}, \qquad\text{or}\qquad m \, e^{\pm t \, \mathrm{se} / |m|}
@@ -38,8 +38,8 @@ def interval(value: Any, error: Any, freedom: Any = np.inf, keeps_sign: bool = F
         error: se, shape (...); NaN gives no interval.
         freedom: degrees of freedom, one less than the number of samples; infinity gives t = 1.96, as for a normal
             distribution.
-        keeps_sign: true for a quantity whose sign is fixed, such as a loss. The interval is then symmetric on a
-            logarithmic scale (delta method) and does not reach zero.
+        keeps_sign: true for a quantity whose sign is fixed, such as a loss, or an array of truth values, shape (...).
+            The interval is then symmetric on a logarithmic scale (delta method) and does not reach zero.
 
     >>> interval(1.0, 0.5, 4).round(3), interval(1.0, 0.5, 4, keeps_sign=True).round(3)
     (array([-0.388,  2.388]), array([0.25 , 4.008]))
@@ -48,11 +48,11 @@ def interval(value: Any, error: Any, freedom: Any = np.inf, keeps_sign: bool = F
     known = np.where(np.asarray(freedom) > 0, freedom, np.nan)
     half = np.where(np.isinf(known), ndtri(_TAIL), stdtrit(known, _TAIL)) * error
     ends = np.stack([value - half, value + half])
-    if keeps_sign:
+    if np.any(keeps_sign):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             factor = np.exp(half / np.abs(value))
             scaled = np.sort(np.stack([value / factor, value * factor]), axis=0)
-        ends = np.where((value != 0) & np.isfinite(half), scaled, ends)
+        ends = np.where(keeps_sign & (value != 0) & np.isfinite(half), scaled, ends)
     return ends
 
 

@@ -104,13 +104,15 @@ def pictures(
         data: training and test set.
         settings: settings of the study.
     """
-    tail = data.longtail.tail_class
+    moved = results["perturbation"]
+    # A class without images of this split has no values to draw.
+    probed = [c for c, n in enumerate(first_of(moved).class_samples) if n]
+    tail = min(probed, key=lambda c: (data.train_counts[c], -c))
     rare = f"all classes, and the rarest, {data.class_names[tail]}"
 
     def picture(name: str, figure: Figure, numbers: pd.DataFrame | None, what: str, shown: Comparison[Any]) -> Picture:
         return Picture(name, figure, numbers, what, shown, settings.split)
 
-    moved = results["perturbation"]
     columns = [str(subset) for subset in columns_of(first_of(moved), tail) if isinstance(subset, str)]
     what = f"Loss under random perturbation of all classes and of {', '.join(columns) or data.class_names[tail]}"
     yield picture("motivation", draw_motivation(moved, tail), moved.to_frame(), what, moved)

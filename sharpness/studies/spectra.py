@@ -34,8 +34,10 @@ def head_and_tail(
         draws, steps, seed, coordinates: arguments of :func:`sharpness.spectral_density`.
     """
     known = objective.train_counts
-    counts = np.where(objective.class_samples > 0, objective.class_samples if known is None else known, -1)
-    ends = [int(counts.argmax()), int(np.where(counts < 0, counts.max() + 1, counts).argmin())]
+    counts = np.asarray(objective.class_samples if known is None else known)
+    order = np.argsort(-counts, kind="stable")
+    present = order[objective.class_samples[order] > 0]
+    ends = [int(present[0]), int(present[-1])]  # of equally frequent classes the first and the last
     part = objective.restrict(torch.isin(objective.classes, torch.tensor(ends)).nonzero().squeeze(1))
     number = int(objective.class_samples[ends].min())
     return spectral_density(

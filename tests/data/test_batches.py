@@ -237,3 +237,15 @@ def test_batch_that_fails_is_told():
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=message):
             read_samples(loader(Rows(ROWS)), batch=batch)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", [list, tuple, Rows])
+def test_images_with_as_many_targets_as_channels_could_be_batches(channels, kind):
+    samples = [(torch.randn(channels, 8, 8), torch.zeros(channels)) for _ in range(4)]
+    with pytest.raises(UserError, match=rf"\({channels}, 8, 8\), each with {channels} target.*give \(x, y\) of all"):
+        read_samples(kind(samples))
+    x, y = read_samples(DataLoader(Rows(samples), batch_size=2))
+    assert x.shape == (4, channels, 8, 8) and y.shape == (4, channels)
+    other = [(torch.randn(n, 8, 8), torch.zeros(n)) for n in (channels, channels + 1)]
+    assert len(read_samples(kind(other))[0]) == 2 * channels + 1

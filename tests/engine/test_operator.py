@@ -299,6 +299,7 @@ def test_rows_are_the_products_one_by_one(case, kind):
     with objective.operator(kind=kind) as operator:
         found, expected = operator.rows(vectors), torch.stack([operator(v) for v in vectors])
         assert operator.products == 10
+        assert operator.rows(vectors[:0]).shape == (0, objective.num_parameters)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
     if kind == "hessian":
         torch.testing.assert_close(found, vectors @ case.dense()[2], rtol=1e-8, atol=1e-10)

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
-from sharpness import UserError, eigenvalues
+from sharpness import Objective, UserError, eigenvalues, load_result
 
 #: From most to fewest samples.
 ORDER = [1, 2, 0]
@@ -126,3 +127,21 @@ def test_other_ends_and_other_rows_are_not_drawn_beside_each_other(found, pair):
     for name, other in (("per_class", whole), ("which", largest)):
         with pytest.raises(UserError, match=f"{name} is"):
             type(found["a"]).compare({"a": found["a"], "b": other}, end="largest")
+
+
+@pytest.mark.parametrize(("k", "ends", "ranks"), [
+    (2, ["largest", "largest", "smallest"], [1, 2, 1]), (3, ["largest"] * 3, [1, 2, 3]),
+])  # fmt: skip
+def test_both_ends_may_share_all_eigenvalues_of_a_small_model(k, ends, ranks, tmp_path):
+    torch.manual_seed(0)
+    x, y = torch.randn(9, 2, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
+    objective = Objective(torch.nn.Linear(2, 1).double(), (x, y), loss=lambda u, t: (u[:, 0] - t) ** 2)
+    z = np.c_[x.numpy(), np.ones(9)]
+    expected = np.linalg.eigvalsh(2 * z.T @ z / 9)[::-1]
+    found = load_result(eigenvalues(objective, k=k, which="both").save(tmp_path / "e.nc"))
+    np.testing.assert_allclose(found.values, expected, rtol=1e-9)
+    frame = found.to_frame()
+    assert frame["end"].tolist() == ends and frame["rank"].tolist() == ranks
+    named = zip(frame["end"], frame["rank"], strict=True)
+    assert found.ranks == [f"lambda_{e.replace('largest', 'max').replace('smallest', 'min')} {r}".removesuffix(" 1")
+                           for e, r in named]  # fmt: skip

@@ -9,7 +9,15 @@ import pytest
 import torch
 from scipy.stats import ttest_ind
 
-from sharpness import UserError, checkpoint_objective, eigenvalues, load_data, load_result, random_perturbation
+from sharpness import (
+    Objective,
+    UserError,
+    checkpoint_objective,
+    eigenvalues,
+    load_data,
+    load_result,
+    random_perturbation,
+)
 from sharpness.models import build_model
 from sharpness.probes import labelled_checkpoints
 from sharpness.results import PlaneResult
@@ -22,6 +30,7 @@ from sharpness.studies.pictures import FigureSettings
 from sharpness.studies.run import run_cells
 from sharpness.studies.seeds import told_apart
 from sharpness.studies.settings import probed_of
+from sharpness.studies.spectra import head_and_tail
 
 SMALL = {"epochs": 1, "grid": 3, "radii": (0.05, 0.1), "draws": 2, "limit_per_class": 3}
 SEEDS = (1, 0)
@@ -209,6 +218,22 @@ def test_spectra_are_those_of_the_first_and_the_last_class_on_equally_many_image
     objective = checkpoint_objective(folder / "runs" / "gcl" / "seed-1", limit_per_class=3)
     largest = eigenvalues(objective.restrict(9), tol=1e-4, coordinates="filter").values[0]
     assert np.nanmax(found.nodes[9]) == pytest.approx(largest, rel=1e-3)
+
+
+def test_the_head_and_the_tail_of_equally_frequent_classes_are_two():
+    x = torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    objective = Objective(torch.nn.Linear(4, 3).double(), (x, torch.arange(9) % 3))
+    assert head_and_tail(objective, draws=2, steps=2).class_samples.tolist() == [3, 0, 3]
+    known = Objective(objective.model, (x, torch.arange(9) % 2 + 1), num_classes=3, train_counts=[9, 5, 5])
+    assert head_and_tail(known, draws=2, steps=2).class_samples.tolist() == [0, 4, 4]
+
+
+def test_the_rarest_class_of_pictures_has_images(tmp_path):
+    data = load_data("digits-lt")
+    data = replace(data, test=data.test.subset((data.test.labels < 8).nonzero().flatten()))
+    make_figures(data, ("ce",), (0,), tmp_path / "out", tmp_path / "runs", split="test", **SMALL)
+    told = (tmp_path / "out" / "visualization_lines.txt").read_text()
+    assert f"the rarest, {data.class_names[7]}" in " ".join(told.split())
 
 
 def test_curvature_is_compared_in_filter_coordinates_and_plain_ones_have_their_name(drawn, tmp_path):

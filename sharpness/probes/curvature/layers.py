@@ -43,8 +43,9 @@ def layers_of(objective: Objective) -> dict[str, slice]:
     """
     spans: dict[str, slice] = {}
     end = 0
-    weighty = {n.rpartition(".")[0] for n, p in zip(objective.names, objective.parameters, strict=True) if p.ndim > 1}
-    for name, p in zip(objective.names, objective.parameters, strict=True):
+    named, axes = list(zip(objective.names, objective.parameters, strict=True)), objective.filter_axes
+    weighty = {name.rpartition(".")[0] for name, p in named if p.ndim > 1 and axes[name] is not None}
+    for name, p in named:
         start, end = end, end + p.numel()
         layer = name.rpartition(".")[0]
         if layer in weighty:
@@ -147,7 +148,8 @@ def trace_by_layer(
         done = rows.map(work, partial(_quadratic_forms, layers=layers, draws=draws, seed=seed, kind=kind), bar)
     forms = rows.gather(done, "forms", np.nan, len(layers), draws).reshape(-1, len(layers), draws)
     values, errors = mean_and_error(forms.T)  # over the draws, (L, rows)
-    ends = interval(values, errors, draws - 1)
+    # The trace of a block is not negative, but its estimate may be: z_l' G z_l is only a part of it.
+    ends = interval(values, errors, draws - 1, (kind == "ggn") & (values > 0))
     return _result(values, errors, ends, draws * int(rows.samples.sum()), fields)
 
 
@@ -171,11 +173,12 @@ def _exact(rows: Rows, traces: np.ndarray, fields: dict[str, Any]) -> LayerResul
     """Make the result from the traces of every sample and layer (n, L), with errors over images."""
     values, errors, lower, upper = np.full((4, traces.shape[1], len(rows.parts)), np.nan)
     weights = rows.whole.weights.double().numpy()
+    keeps_sign = (fields["provenance"]["kind"] == "ggn") | (traces >= 0).all(axis=0)
     for i, _ in rows.present:
         own = rows.indices(i)
         values[:, i] = np.average(traces[own], axis=0, weights=weights[own])
         errors[:, i] = [mean_error(column, weights[own]) for column in traces[own].T]
-        lower[:, i], upper[:, i] = interval(values[:, i], errors[:, i], len(own) - 1)
+        lower[:, i], upper[:, i] = interval(values[:, i], errors[:, i], len(own) - 1, keeps_sign)
     return _result(values, errors, np.stack([lower, upper]), 0, fields)
 
 

@@ -161,7 +161,8 @@ def _exact(
     rows: Rows, traces: np.ndarray, resamples: int, verify: bool, seed: int, fields: dict[str, Any]
 ) -> MeasureResult:
     """Make the table from the traces of every sample (n,), with errors over images."""
-    keeps_sign = fields["provenance"]["kind"] == "ggn"
+    # Like losses, traces that are nonnegative for every image have a nonnegative mean whatever the images.
+    keeps_sign = fields["provenance"]["kind"] == "ggn" or bool((traces >= 0).all())
     weights, nothing = rows.whole.weights.double().numpy(), np.arange(0)
     members = [rows.indices(i) for i in range(len(rows.parts))] if rows.several else [nothing] * rows.whole.num_classes
     members.append(np.arange(len(traces)))

@@ -115,7 +115,7 @@ def noise_keys(objective: Objective) -> dict[str, tuple[tuple[int, ...], int]]:
     seen: Counter[tuple[int, ...]] = Counter()
     keys = {}
     for name, p in objective.model.named_parameters():
-        shape = tuple(p.movedim(axes.get(name, 0), 0).shape)
+        shape = tuple(p.movedim(axes.get(name, 0) or 0, 0).shape)
         keys[name] = shape, seen[shape]
         seen[shape] += 1
     return {name: keys[name] for name in objective.names}
@@ -129,7 +129,7 @@ def _noise(objective: Objective, draw: int, seed: int) -> Tensor:
         digest = hashlib.sha256(f"{seed}/{draw}/{shape}/{before}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-        pieces.append(noise.movedim(0, axes.get(name, 0)).reshape(-1))
+        pieces.append(noise.movedim(0, axes.get(name, 0) or 0).reshape(-1))
     return torch.cat(pieces)
 
 
@@ -144,8 +144,9 @@ def _orthogonalized(objective: Objective, flat: Tensor, other: Tensor, normaliza
 def _normalized(objective: Objective, flat: Tensor, normalization: str | None) -> Tensor:
     if normalization is None:
         return flat
-    named = zip(objective.names, objective.parameters, strict=True)
-    moved = [p.ndim > 0 and p.numel() > p.shape[objective.filter_axes[name]] for name, p in named]
+    axes = [objective.filter_axes[name] for name in objective.names]
+    shapes = [p.shape for p in objective.parameters]
+    moved = [axis is not None and len(s) > 0 and s.numel() > s[axis] for axis, s in zip(axes, shapes, strict=True)]
     if not any(moved):
         logger.warning(
             "normalization=%r keeps biases, BatchNorm and other vectors as they are, and parameters=%r are nothing "

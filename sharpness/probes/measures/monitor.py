@@ -26,7 +26,9 @@ class Monitor:
     Call :meth:`step` at the end of every epoch. It measures a small fixed sample of every class with the model
     temporarily in eval mode, and restores the model, its mode and the states of all random number generators. It never
     takes more than the fraction ``budget`` of the time since its creation: a measurement that would exceed it is
-    postponed to a later epoch. Eigenvalue iterations start from the vectors of the previous measurement.
+    postponed to a later epoch. Eigenvalue iterations start from the vectors of the previous measurement. The largest
+    eigenvalue of a group is that of the loss over all its samples; all other values of a group are means over its
+    classes.
 
     Args:
         model: the model that is being trained.

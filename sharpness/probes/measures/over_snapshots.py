@@ -34,8 +34,10 @@ def history(
 ) -> History:
     """Measure the snapshots of a run: the sharpness of all samples and of every group over epochs.
 
-    Eigenvalue iterations start from the vectors of the previous snapshot. Events are new stages, deferred re-weighting
-    or sampling, and drops of the learning rate, as recorded in the recipe and in the run's ``history.csv``.
+    Eigenvalue iterations start from the vectors of the previous snapshot. The largest eigenvalue of a group is that of
+    the loss over all its samples; all other values of a group are means over its classes. Events are new stages,
+    deferred re-weighting or sampling, and drops of the learning rate, as recorded in the recipe and in the run's
+    ``history.csv``.
 
     Args:
         run: folder of a run that was trained with ``snapshots=``.

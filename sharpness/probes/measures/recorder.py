@@ -26,6 +26,9 @@ LAMBDA = "lambda_max"
 class Recorder:
     """Rows of a history from objectives of one architecture.
 
+    The largest eigenvalue of a group is that of the loss over all its samples, as with ``per_group``; all other values
+    of a group are means over its classes.
+
     Args:
         measures: names of measures; the largest eigenvalue starts from its previous vector and takes few products.
         tol: relative residual of the eigenvalue.

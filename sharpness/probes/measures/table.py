@@ -127,7 +127,8 @@ def measure(
 
     Intervals are 95 % intervals: Wilson's for accuracies, and Student's for the rest, with one degree of freedom less
     than the number of images, draws or vectors. For quantities of fixed sign (losses, both ends of a spectrum, the
-    worst rise) they are computed on a logarithmic scale. See :mod:`sharpness.statistics.estimate`.
+    worst rise, exact traces that are negative for no image) they are computed on a logarithmic scale. See
+    :mod:`sharpness.statistics.estimate`.
 
     Args:
         subject: an objective, a model (with data), a checkpoint (object or path), or ``{label: one of these}`` to

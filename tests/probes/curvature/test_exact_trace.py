@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
@@ -307,3 +308,40 @@ def test_traces_per_layer_are_those_of_the_blocks(head, coordinates):
     assert whole.provenance["estimator"] == "exact"
     np.testing.assert_allclose(whole.values[:, 0], result.values.mean(axis=1), rtol=1e-9)
     assert "over images" in " ".join(result.notes_on(result.to_frame()))
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+def test_intervals_of_traces_of_one_sign_are_symmetric_on_a_logarithmic_scale(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3)).double()
+    x, y = images()
+    objective = Objective(model, (x * torch.tensor([0.3, 1, 3]).repeat_interleave(3)[:, None, None, None], y))
+    result = trace(objective, per_layer=True, per_class=True, kind=kind, estimator="exact")
+    whole = trace(objective, per_class=True, kind=kind, estimator="exact")
+    starts = np.cumsum([0, *(p.numel() for p in objective.parameters)])
+    layer_of = [name.rpartition(".")[0] for name in objective.names]
+    below = 0
+    for c in range(3):
+        every = [dense_diagonal(objective.restrict([i])) for i in range(c, 9, 3)]
+        parts = np.array([[d[i:j].sum() for i, j in zip(starts, starts[1:], strict=False)] for d in every])
+        blocks = np.array([parts[:, [one == name for one in layer_of]].sum(axis=1) for name in result.layers])
+        mean, t = blocks.mean(axis=1), stats.t.ppf(0.975, 2) * stats.sem(blocks, axis=1)
+        below += (t > mean).sum()
+        np.testing.assert_allclose(result.lower[:, c], mean * np.exp(-t / mean), rtol=1e-9)
+        np.testing.assert_allclose(result.upper[:, c], mean * np.exp(t / mean), rtol=1e-9)
+        sums = parts.sum(axis=1)
+        t = stats.t.ppf(0.975, 2) * stats.sem(sums)
+        assert whole.upper[0, c] == pytest.approx(sums.mean() * np.exp(t / sums.mean()), rel=1e-9)
+    assert below, "an interval that is symmetric itself would reach below zero"
+
+
+def test_estimates_of_layers_are_not_taken_for_positive_unless_they_are():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    objective = Objective(model, (torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3))
+    found = trace(objective, per_layer=True, per_class=True, kind="ggn", draws=3, estimator="hutchinson")
+    half = stats.t.ppf(0.975, 2) * found.standard_errors
+    assert (half > found.values).any()
+    positive = found.values > 0
+    expected = np.where(positive, found.values * np.exp(-half / np.abs(found.values)), found.values - half)
+    np.testing.assert_allclose(found.lower, expected, rtol=1e-9)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sharpness import Objective, UserError
+from sharpness import Objective, UserError, eigenvalues
 from sharpness.models import build_model
 from sharpness.probes.directions import gaussian, gaussian_pair, normalize
 from sharpness.probes.landscapes.named_directions import named_directions
@@ -297,3 +297,26 @@ def test_the_model_is_left_as_it_was():
     gaussian_pair(objective)
     assert objective.model_sha256() == before
     assert all(p.grad is None for p in objective.model.parameters())
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm((3, 6, 6)), nn.RMSNorm((3, 6, 6))], ids=["LayerNorm", "RMSNorm"])
+def test_a_normalisation_of_several_axes_has_no_filters(layer):
+    """It is what a normalisation of flattened inputs is, and no layer of its own."""
+    shape = type(layer)(108)
+    for p, q in zip(layer.parameters(), shape.parameters(), strict=True):
+        nn.init.normal_(p)
+        q.data = p.detach().flatten()
+    torch.manual_seed(0)
+    conv, head = nn.Conv2d(1, 3, 3), nn.Linear(108, 3)
+    of_images = Objective(nn.Sequential(conv, layer, nn.Flatten(), head).double(), (X.double(), Y % 3))
+    of_rows = Objective(nn.Sequential(conv, nn.Flatten(), shape, head).double(), (X.double(), Y % 3))
+    assert of_images.loss() == pytest.approx(of_rows.loss())
+    for normalization in ("filter", "layer"):
+        a, b = (gaussian(o, 0, normalization=normalization) for o in (of_images, of_rows))
+        torch.testing.assert_close(a, b)
+        assert not any(v.any() for name, v in pieces(of_images, a).items() if name.startswith("1."))
+    a, b = (o.in_coordinates("filter").gradient() for o in (of_images, of_rows))
+    torch.testing.assert_close(a, b)
+    found, expected = (eigenvalues(o, per_layer=True) for o in (of_images, of_rows))
+    assert found.layers == ("0", "3") and expected.layers == ("0", "3")
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-6)

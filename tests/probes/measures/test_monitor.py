@@ -1,5 +1,6 @@
 """Sharpness over a training: the right numbers, within the budget, and nothing else changed."""
 
+import inspect
 import json
 import shutil
 import time
@@ -147,6 +148,10 @@ def test_snapshots_of_a_run_have_a_history(tmp_path, capsys):
     assert last == pytest.approx(objective.loss(), rel=1e-5)
     assert main(["history", str(run), "--measures", "loss", "--limit-per-class", "1", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 4 * 4
+    options = {option.name: option.default for option in sharpness.cli.history.params}
+    usual = {name: one.default for name, one in inspect.signature(history).parameters.items()}
+    assert options["limit_per_class"] == usual["samples"]
+    assert all(options[name] == usual[name] for name in ("tol", "max_iterations", "seed"))
     with pytest.raises(UserError, match="holds no snapshots"):
         history(tmp_path)
     _last_updates(run, tmp_path, capsys)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from sharpness import (
     Objective,
     UserError,
     compare,
+    eigenvalues,
     line,
     load_checkpoint,
     load_data,
@@ -168,6 +170,45 @@ def test_losses_of_one_name_are_told_apart_by_what_they_compute(one, same, other
         for change in ({"python": "3.1.0"}, {"loss_function": None}):
             odd = replace(stored[2], provenance=stored[2].provenance | change)
             assert list(compare({"a": stored[0], "c": odd})) == ["a", "c"]
+
+
+class Config:
+    alpha = 0.5
+
+
+class Derived(Config):
+    pass
+
+
+config, derived, settings = Config, Derived(), ModuleType("settings")
+settings.nested = ModuleType("settings.nested")
+settings.alpha = settings.nested.alpha = 0.5
+
+
+def bent(u, alpha):
+    """Squares whose Hessian depends on alpha, unlike their value, by which saved work is told apart as well."""
+    return u[:, 0] ** 2 + alpha * (u[:, 0] - u[:, 0].detach()) ** 2
+
+
+@pytest.mark.parametrize(
+    ("owner", "loss"),
+    [
+        (Config, lambda u, t: bent(u, config.alpha)),
+        (Config, lambda u, t: bent(u, derived.alpha)),
+        (settings, lambda u, t: bent(u, settings.alpha)),
+        (settings.nested, lambda u, t: [bent(v, settings.nested.alpha) for v in (u,)][0]),
+    ],
+)
+def test_saved_work_is_that_of_a_loss_with_the_numbers_that_it_reads(owner, loss, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network, data = nn.Linear(3, 1), (torch.randn(8, 3), torch.zeros(8))
+    first = eigenvalues(Objective(network, data, loss), resume=tmp_path)
+    monkeypatch.setattr(settings, "unread", 1, raising=False)
+    assert eigenvalues(Objective(network, data, loss), resume=tmp_path).values == first.values
+    assert len(list(tmp_path.rglob("row-*"))) == 1
+    monkeypatch.setattr(owner, "alpha", 1.5)
+    again = eigenvalues(Objective(network, data, loss), resume=tmp_path)
+    np.testing.assert_allclose(again.values, first.values * 2.5 / 1.5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
