@@ -23,7 +23,7 @@ from sharpness.data.arrays import (
 )
 from sharpness.data.by_class import by_class, labelled, ordered_names
 from sharpness.data.class_orders import check_class_order, class_order
-from sharpness.data.content import Content, pixel_digests, undone, value_digests
+from sharpness.data.content import CHUNK, Content, pixel_digests, undone, value_digests
 from sharpness.data.dataset import ImageSet
 from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files
 from sharpness.data.labels import check_limit, first_of_each
@@ -99,7 +99,8 @@ class ForeignData:
             return Content(PIXELS, lambda: known, self.mean, self.std)
         if pixels.dtype != torch.uint8:
             try:
-                pixels = undone(pixels, (0.0,), (1.0,))
+                # In pieces, because undoing takes several copies in double precision.
+                pixels = torch.cat([undone(part, (0.0,), (1.0,)) for part in pixels.split(CHUNK)])
             except UserError:
                 return Content(VALUES, lambda: value_digests(self.inputs), self.mean, self.std)
         return Content(PIXELS, lambda: pixel_digests(pixels), self.mean, self.std)
