@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sharpness.checkpoints import Checkpoint, find_checkpoints
 from sharpness.cli.values import keywords
 from sharpness.data import read_images
+from sharpness.data.foreign import is_arrays
 from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError
 from sharpness.methods import METHODS
@@ -80,11 +81,12 @@ def subjects(
     limit = options.pop("limit_per_class", None)
     if "layout" in described:
         described["layout"] = described["layout"].replace("-", " ")
-    if "size" not in described:
-        described = _common_crop(single(checkpoints)) | described
-    grey = all(_takes_grey(checkpoint.model) for checkpoint in single(checkpoints))
-    channels = 1 if grey else 3
-    images = read_images(given["images"], channels=channels, limit_per_class=limit, **described | constants)
+    if not is_arrays(given["images"]):
+        if "size" not in described:
+            described = _common_crop(single(checkpoints)) | described
+        grey = all(_takes_grey(checkpoint.model) for checkpoint in single(checkpoints))
+        described["channels"] = 1 if grey else 3
+    images = read_images(given["images"], limit_per_class=limit, **described | constants)
     return checkpoints, {**options, "data": images}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from sharpness.data.list_files import ImageList
 from sharpness.data.path_styles import Style, found_style
 from sharpness.data.pictures import read_picture
 from sharpness.errors import UserError
+
+#: Images of a list that are looked for, to find the style of its paths.
+TRIED = 64
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,13 @@ class FileSource:
         folders: name of the folder of each class, for path styles that need it.
 
     Raises:
-        UserError: the first file is not found below the root in any path style.
+        UserError: no file is found below the root in any path style; the message names the first.
     """
 
     def __init__(self, images: ImageList, root: Path, transform: Transform, folders: tuple[str, ...] = ()) -> None:
         self.images, self.root, self.transform, self.folders = images, root, transform, folders
         self.labels = torch.from_numpy(images.labels)
-        self.style: Style = found_style(root, images.names[0], self._folder(0), images.place(0))
+        self.style: Style = self._found_style()
         self.image_shape = (3, transform.size, transform.size)
         self._digests: dict[int, np.uint64] = {}
 
@@ -73,6 +77,13 @@ class FileSource:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def _found_style(self) -> Style:
+        """The style of the first image that is there, of some of the whole list, because images may be missing."""
+        for index in map(int, np.linspace(0, len(self) - 1, min(len(self), TRIED))):
+            with suppress(UserError):
+                return found_style(self.root, self.images.names[index], self._folder(index), self.images.place(index))
+        return found_style(self.root, self.images.names[0], self._folder(0), self.images.place(0))
 
     def _folder(self, index: int) -> str:
         label = int(self.images.labels[index])

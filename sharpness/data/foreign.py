@@ -23,7 +23,7 @@ from sharpness.data.arrays import (
 )
 from sharpness.data.by_class import by_class, labelled, ordered_names
 from sharpness.data.class_orders import check_class_order, class_order
-from sharpness.data.content import Content, pixel_digests, undone, value_digests
+from sharpness.data.content import CHUNK, Content, pixel_digests, undone, value_digests
 from sharpness.data.dataset import ImageSet
 from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files
 from sharpness.data.labels import check_limit, first_of_each
@@ -99,7 +99,8 @@ class ForeignData:
             return Content(PIXELS, lambda: known, self.mean, self.std)
         if pixels.dtype != torch.uint8:
             try:
-                pixels = undone(pixels, (0.0,), (1.0,))
+                # In pieces, because undoing takes several copies in double precision.
+                pixels = torch.cat([undone(part, (0.0,), (1.0,)) for part in pixels.split(CHUNK)])
             except UserError:
                 return Content(VALUES, lambda: value_digests(self.inputs), self.mean, self.std)
         return Content(PIXELS, lambda: pixel_digests(pixels), self.mean, self.std)
@@ -176,7 +177,8 @@ def read_images(
         source: a folder with one folder of images per class (labels in the order of sorted names); a list file,
             ``.txt`` or ``.txt.gz``, with ``path label`` a line; an ``.npz`` with ``x`` and ``y`` (or ``images`` and
             ``labels``); ``(x, y)``; or a map-style dataset.
-        root: where the paths of a list begin; the list's folder unless given.
+        root: where the paths of a list begin; the list's folder unless given. This, ``size``, ``resize`` and
+            ``channels`` do not apply to an ``.npz`` or a dataset, which is taken as it is.
         mean: per channel, of pixels in [0, 1]; that of these samples unless given, for 8-bit images. Other numbers
             are left as they are unless it is given.
         std: per channel, with ``mean``.
@@ -201,6 +203,12 @@ def read_images(
     ([-1.0, 1.0, 1.0, 1.0], (1, 1))
     """
     _check(size, resize, channels, layout, limit_per_class)
+    if is_arrays(source):
+        idle = {"root": root, "size": size, "resize": resize}
+        if told := [f"{name}={value}" for name, value in idle.items() if value is not None]:
+            raise UserError(
+                f"{', '.join(told)}: only for image files, an .npz or a dataset is taken as it is: leave it out"
+            )
     constants, class_names = Standardization.given(mean, std), ordered_names(class_names)
     given_counts = opened_counts(train_counts)
     counts, named = (None, None) if given_counts is None else read_train_counts(given_counts)
@@ -210,7 +218,7 @@ def read_images(
     if not isinstance(source, str | Path):
         inputs, labels = _of_dataset(source)
         class_names = class_names if class_names is not None else getattr(source, "classes", None)
-    elif Path(source).suffix == ".npz" and Path(source).is_file():
+    elif is_arrays(source):
         inputs, labels = read_npz(Path(source))
     else:
         files = _files(Path(source), root, class_names or named)
@@ -242,10 +250,17 @@ def read_images(
         inputs = channels_first(eight_bit(inputs), layout)
     elif inputs.dtype == torch.uint8 or layout != "auto":
         inputs = channels_first(inputs, layout)
+    if files is None and channels == 1 and inputs.dtype == torch.uint8 and inputs.shape[1] != 1:
+        raise UserError(f"channels=1: only for image files, these images have {inputs.shape[1]} channels: leave it out")
     data = ForeignData(inputs.contiguous(), labels, None, None, names, counts, totals, digests=digests)
     if files is None and limit_per_class is not None:
         data = data.limit_per_class(limit_per_class)
     return _normalized(data, constants)
+
+
+def is_arrays(source: Any) -> bool:
+    """True for an ``.npz`` or a dataset, whose samples are taken as they are; False for paths of image files."""
+    return not isinstance(source, str | Path) or (Path(source).suffix == ".npz" and Path(source).is_file())
 
 
 def _check(size: int | None, resize: int | None, channels: int, layout: str, limit: int | None) -> None:
@@ -263,7 +278,11 @@ def _check(size: int | None, resize: int | None, channels: int, layout: str, lim
 def _files(path: Path, root: str | Path | None, class_names: Sequence[str] | None) -> ImageFiles:
     if not path.exists():
         raise UserError(f"there is no {path}: give a folder of class folders, a list 'path label' or an .npz")
-    return class_folders(path, class_names) if path.is_dir() else listed(path, Path(root) if root else None)
+    if not path.is_dir():
+        return listed(path, Path(root) if root else None)
+    if root is not None:
+        raise UserError(f"root={root}: only for the paths of a list, and {path} is a folder: leave it out")
+    return class_folders(path, class_names)
 
 
 class _Plain:

@@ -167,10 +167,19 @@ def prepare(
             # By the key of list and transform: a part of another list must not pass for this one.
             if entry is not None and entry["list"] != source.key:
                 raise UserError(f"{out} has the part {part} of another list than {images.path}: give another folder")
-            if entry is None:
+            if entry is None or not _is_whole(out, entry):
                 described["parts"][part] = _prepared_part(part, source, out, policy, workers)
                 write_atomically(out / DESCRIPTION, _writer(described))
     return described
+
+
+def _is_whole(folder: Path, entry: dict[str, Any]) -> bool:
+    """True if the files of a part are as described; they may have been deleted since."""
+    try:
+        PreparedSource(folder, entry)
+    except UserError:
+        return False
+    return True
 
 
 def _writer(content: Any) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 logger = logging.getLogger("sharpness")
 #: Packages whose functions are identified by name, because their code is determined by a version.
-KNOWN = ("torch", "numpy", "scipy", "builtins", "math", "sharpness")
+KNOWN = ("torch", "numpy", "scipy", "pandas", "builtins", "math", "sharpness")
 #: First identities of losses that change when they are called.
 _FIRST: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 #: The address of an object in its repr.
@@ -52,14 +52,20 @@ def loss_identity(loss: Any) -> str | None:
     """
     if isinstance(loss, str) or type(loss).__module__.startswith("sharpness."):
         return None
+    digest = digest_of(loss)
+    return None if digest is None else f"{loss_name(loss)} {digest}"
+
+
+def digest_of(value: Any) -> str | None:
+    """Return the digest in :func:`loss_identity` for any object; None if it has none."""
     digest = hashlib.sha256()
     try:
-        for part in _parts(loss, {}):
+        for part in _parts(value, {}):
             digest.update(len(part).to_bytes(8, "little") + part)
     except Exception as error:  # user objects may contain anything
-        logger.debug("%s has no digest: %s", loss_name(loss), error)
+        logger.debug("%s has no digest: %s", loss_name(value), error)
         return None
-    return f"{loss_name(loss)} {digest.hexdigest()[:16]}"
+    return digest.hexdigest()[:16]
 
 
 def settled(loss: Any, before: str | None) -> str | None:
@@ -87,8 +93,11 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
     if id(value) in seen:
         return
     seen[id(value)] = value  # kept alive, because a new object may get the id of a deleted one
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "biufc":  # objects, text, dates
+        yield from _parts([value.dtype.str, value.shape, *value.astype(object).flat], seen)
+        return
     if isinstance(value, Tensor | np.ndarray | np.generic):
-        array = value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        array = value.detach().cpu().to_dense() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
         yield f"{array.dtype} {tuple(array.shape)}".encode()
         yield array.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return
@@ -126,8 +135,25 @@ def _contents(value: Any) -> Sequence[Any]:
         return sorted(map(repr, value))
     if isinstance(value, Sequence):
         return list(value)
+    if (state := _pickled(value)) is not None:
+        return [type(value), *state]
     own = vars(value) if hasattr(value, "__dict__") else {"text": _ADDRESS.sub("", repr(value))}
     return [type(value), {name: own[name] for name in sorted(own) if name != "training"}]
+
+
+def _pickled(value: Any) -> list[Any] | None:
+    """Return what pickle saves of an object without attributes, or with a way of its own, such as a DataFrame.
+
+    The text of such an object may be abbreviated, and its attributes may include caches. None for other objects.
+    """
+    own = (getattr(type(value), n, None) is not getattr(object, n, None) for n in ("__reduce__", "__getstate__"))
+    if hasattr(value, "__dict__") and not any(own):
+        return None
+    try:
+        made, *state = value.__reduce_ex__(2)
+        return [f"{made.__module__}.{made.__qualname__}", *state]
+    except Exception:  # not every object can be pickled
+        return None
 
 
 def _is_known(value: Any) -> bool:

@@ -100,12 +100,17 @@ def spread_key(draws: Mapping[str, np.ndarray], base: bool) -> list[Line2D]:
     return handles
 
 
-def rises_key(trainings: Mapping[str, Sized] | None, band: str = BAND) -> list[Line2D]:
-    """The legend entries for bands, and for bars if models were trained several times."""
+def rises_key(trainings: Mapping[str, Sized] | None, band: str = BAND, single: bool = True) -> list[Line2D]:
+    """The legend entries for bands, and for bars if models were trained several times.
+
+    Args:
+        single: whether there are models that were trained once, whose bands mean something else.
+    """
     entries = trainings_key((trainings or {}).values(), dots=False)
     if entries:
-        return [*entries, grey("bar: ± 1 se over draws", linewidth=0.8)]
-    return [grey(band, linewidth=3, alpha=0.6)] if band else []
+        entries.append(grey("bar: ± 1 se over draws", linewidth=0.8))
+        band = band and f"of one training, {band}"
+    return [*entries, grey(band, linewidth=3, alpha=0.6)] if band and single else entries
 
 
 @typed_keywords(xlabel="Radius of the perturbation (in filter norms)", ylabel="Rise of the loss")
@@ -141,5 +146,5 @@ def plot_rises(
         if options["log"]:
             set_log(ax, "y", [mean for _, mean, _ in curves.values()])
         ax.locator_params(axis="x", nbins=5)
-        set_texts(ax, options, rises_key(trainings, band))
+        set_texts(ax, options, rises_key(trainings, band, curves.keys() > (trainings or {}).keys()))
     return ax

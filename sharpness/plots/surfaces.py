@@ -57,7 +57,8 @@ class Relief:
         self._at = scipy.interpolate.RegularGridInterpolator(
             grid, height[y][:, x], bounds_error=False, fill_value=np.nan
         )
-        size = np.array([np.ptp(panel.x), np.ptp(panel.y), np.ptp(height[np.isfinite(height)])])
+        known = height[np.isfinite(height)]
+        size = np.array([np.ptp(panel.x), np.ptp(panel.y), np.ptp(known) if known.size else 0.0])
         self.size = np.where(size > 0, size, 1.0)
 
     def raise_up(self, points: np.ndarray) -> np.ndarray:

@@ -72,11 +72,12 @@ def draw_spread_band(ax: Axes, x: np.ndarray, trainings: np.ndarray, color: str)
     return ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, gid="spread")
 
 
-def trainings_key(trainings: Iterable[Sized], dots: bool = True, log: bool = False) -> list[Line2D]:
-    """The legend entries for bars, bands and dots of several trainings."""
+def trainings_key(trainings: Iterable[Sized], dots: bool = True, log: bool = False, where: str = "") -> list[Line2D]:
+    """The legend entries for bars, bands and dots of several trainings, in the panels that ``where`` names if any."""
     numbers = sorted({len(values) for values in trainings if len(values) > 1})
     if not numbers:
         return []
     told = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-    entries = [grey(f"{'range' if log else '± 1 sd'} over {told} trainings", linewidth=4, alpha=0.35)]
+    spread = "range" if log else "± 1 sd"
+    entries = [grey(f"{f'{where}: ' if where else ''}{spread} over {told} trainings", linewidth=4, alpha=0.35)]
     return [*entries, grey("one training", **{**DOT, "markersize": 5})] if dots else entries

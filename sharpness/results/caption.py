@@ -41,7 +41,9 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
     lines = {"Shows": what, "Models": ", ".join(models)}
     sizes = sorted({int(r.class_samples.sum()) for r in each(results).values()})
     number = " to ".join(map(str, dict.fromkeys([sizes[0], sizes[-1]])))
-    lines["Images"] = f"{number} {split}".strip() + f", in {len(first.class_names)} classes"
+    present = int((first.class_samples > 0).sum())
+    classes = f"{present} of {len(first.class_names)}" if present < len(first.class_names) else present
+    lines["Images"] = f"{number} {split}".strip() + f", in {classes} classes"
     if "loss" in told:
         scales = sorted({r.provenance.get("logit_scale", 1.0) for r in each(results).values()})
         lines["Loss"] = f"{told['loss']}, logits times {', '.join(f'{s:g}' for s in scales)}"
@@ -65,9 +67,11 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
     parts = [errors.format(over=over or "images, draws or vectors", draws=told.get("draws", "the"))]
     if "bars" in parts[0] and getattr(first, "per_class", True) and len(first.class_names) > CROWD:
         parts = ["none; bands have 5 to 95 % of classes that are neighbours by their training images"]
-    if any(isinstance(e, Runs) and len(e) > 1 for e in results.values()):
+    if several := [label for label, e in results.items() if isinstance(e, Runs) and len(e) > 1]:
+        # The bands of the others mean something else.
+        those = f" of {', '.join(several)}" if len(several) < len(results) else ""
         parts.append(
-            "bars, bands and boxes are ± 1 sd over trainings, on logarithmic axes of single values their range"
+            f"bars, bands and boxes{those} are ± 1 sd over trainings, on logarithmic axes of single values their range"
         )
     lines["Errors"] = "; ".join(parts)
     return lines

@@ -83,7 +83,7 @@ class Collection:
             return False
         for other in self.members.get(one.label, []):
             if other.run == one.run:
-                if _same(other.result, one.result):
+                if is_copy(other.result, one.result):
                     return True
                 self.refused = self.refused or _difference(other, one)
                 return False
@@ -236,7 +236,7 @@ def _numbered(found: Sequence[Saved]) -> list[Saved]:
     ]
 
 
-def _same(a: Result, b: Result) -> bool:
+def is_copy(a: Result, b: Result) -> bool:
     """True for two copies of one result: equal numbers and settings, under any label."""
     first, second = (replace(one, provenance={**one.provenance, "label": "", "run": ""}).to_dataset() for one in (a, b))
     return first.attrs == second.attrs and bool(first.equals(second))

@@ -216,7 +216,13 @@ def one_training(results: Mapping[str, Entry], run: str | None = None) -> dict[s
 
 
 def first_of(results: Mapping[str, Entry]) -> Any:
-    """The first result, from which common properties are read."""
+    """The first result, from which common properties are read.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not results:
+        raise UserError("an empty comparison has no numbers: give it a result")
     return trainings_of(next(iter(results.values())))[0]
 
 

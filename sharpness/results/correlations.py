@@ -15,6 +15,11 @@ from sharpness.errors import UserError, choose
 OUTCOMES = ("accuracy", "gap")
 
 
+def of_all_samples(frame: pd.DataFrame) -> pd.Series:
+    """True for the rows of all samples together. A class of a group may be called "all", too."""
+    return frame["class"].eq("all") & frame["group"].eq("")
+
+
 def weighted_tau(signs: tuple[np.ndarray, np.ndarray], counts: np.ndarray) -> np.ndarray:
     r"""Kendall's :math:`\tau_b` of samples with repetitions, from the signs of differences of all pairs.
 
@@ -175,7 +180,7 @@ class Correlations:
         points = self.points[self.points["model"].isin(list(shown))]
         points = points.sort_values("model", key=lambda column: column.map(list(shown).index), kind="stable")
         points = points.assign(model=points["model"].map(shown))
-        points = points[points["class"].eq("all") == (over == "checkpoints")]
+        points = points[of_all_samples(points) == (over == "checkpoints")]
         rows = self.rows[(self.rows["over"] == over) & (self.rows["given"] == "")]
         if over == "checkpoints":
             rows = rows[rows["subset"] == "all"]
@@ -187,7 +192,7 @@ class Correlations:
 
     def caption(self, over: str = "checkpoints") -> dict[str, str]:
         """The caption of the plot, by headings."""
-        points = self.points[self.points["class"].eq("all") == (over == "checkpoints")]
+        points = self.points[of_all_samples(self.points) == (over == "checkpoints")]
         each = "checkpoint" if over == "checkpoints" else "class of a checkpoint"
         return {
             "Shows": f"{' and '.join(dict.fromkeys(self.rows['outcome']))} against measures, a dot for each {each}",

@@ -170,7 +170,9 @@ def _values(a: Result, b: Result) -> pd.DataFrame:
     keys = ["class", "group", *axes, "measure"]
     parts = [r.to_frame(long=True).reset_index(drop=True) for r in (a, b)]
     if not axes:
-        found = parts[0].merge(parts[1], on=["class", "group", "measure"], suffixes=("_a", "_b"))
+        # A class may be called as its group, whose row is before its own.
+        parts = [part.assign(nth=part.groupby(keys).cumcount()) for part in parts]
+        found = parts[0].merge(parts[1], on=["class", "group", "measure", "nth"], suffixes=("_a", "_b"))
     else:  # rows are paired by position, because floats along an axis are not reliable keys
         if len(parts[0]) != len(parts[1]):
             raise UserError(

@@ -16,6 +16,7 @@ from sharpness.results.comparison import each, first_of, means, spreads
 from sharpness.results.description import Description
 from sharpness.results.estimates import Estimate, Subset, mean_of
 from sharpness.results.picture import in_order, picture
+from sharpness.results.runs import Runs
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in, near_zero
 from sharpness.statistics.estimate import interval
@@ -212,20 +213,26 @@ class MeasureResult(Result):
     def _draw_all(cls, results: Mapping[str, Any], **options: Any) -> list[Any]:
         from sharpness.plots import stacked_axes
         from sharpness.plots.labels import doubtful_key
+        from sharpness.plots.trainings import trainings_key
 
         first = first_of(results)
         axes = stacked_axes(len(first.names))
+        logs = [bool(options.get("log")) or _linthresh(results, name) is not None for name in first.names]
         # In reverse order, because the legend of the first panel explains the marks of all panels.
         for i, (name, ax) in reversed(list(enumerate(zip(first.names, axes, strict=True)))):
             settings: dict[str, Any] = {"legend": i == 0}
             shown = first.description(name)
-            if shown.symlog:
-                settings["linthresh"] = _linthresh(results, name)
+            settings["linthresh"] = _linthresh(results, name)
             settings["ylabel"] = fill(shown.label, LABEL, break_long_words=False)
             if first.over and first.over[i] != first.over[0]:
                 settings["ylabel"] += f"\n(over {first.over[i]})"
-            if i == 0 and any(line.get_gid() == "near zero" for other in axes[1:] for line in other.lines):
-                settings["keys"] = [doubtful_key()]
+            if i == 0:
+                near = any(line.get_gid() == "near zero" for other in axes[1:] for line in other.lines)
+                settings["keys"] = [doubtful_key()] if near else []
+                if len(set(logs)) > 1:
+                    where = "linear axes" if logs[0] else "logarithmic axes"
+                    several = [r for r in results.values() if isinstance(r, Runs)]
+                    settings["keys"] += trainings_key(several, False, not logs[0], where)
             cls.compare(results, ax, name, **{**settings, **options})
             if i < len(axes) - 1:
                 ax.set_xlabel("")
@@ -243,7 +250,12 @@ def _at(place: Any, *arrays: np.ndarray | None) -> Estimate:
 
 
 def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:
-    """The start of the logarithmic part of an axis: a power of ten, two to three decades below the largest value."""
+    """The start of the logarithmic part of an axis: a power of ten, two to three decades below the largest value.
+
+    None if the measure has a linear axis.
+    """
+    if not first_of(results).description(measure).symlog:
+        return None
     found = [r[measure].values for r in each(results).values()]
     largest = max(np.abs(v).max(initial=0, where=np.isfinite(v)) for v in found)
     return float(10.0 ** (np.floor(np.log10(largest)) - 2)) if largest > 0 else None

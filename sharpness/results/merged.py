@@ -11,7 +11,7 @@ import numpy as np
 from sharpness.errors import UserError
 from sharpness.results.base import Result
 from sharpness.results.characteristic_radius import CharacteristicRadiusResult
-from sharpness.results.collected import Collection, Saved, gather, named, saved_in
+from sharpness.results.collected import Collection, Saved, gather, is_copy, named, saved_in
 from sharpness.results.comparison import Comparison
 from sharpness.results.estimates import Estimate, mean_of
 from sharpness.results.landscape import Landscape
@@ -210,20 +210,21 @@ def _joined(found: Sequence[Saved]) -> list[Saved]:
 
 def _of_training(found: list[Saved]) -> list[Saved]:
     """Join the results of one training if they have no class in common; otherwise return them unchanged."""
-    samples = [one.result.class_samples for one in found]
+    parts = [one for i, one in enumerate(found) if not any(is_copy(one.result, other.result) for other in found[:i])]
+    samples = [one.result.class_samples for one in parts]
     same = len({len(n) for n in samples}) == 1
-    if len(found) == 1 or not same or (np.sum([n > 0 for n in samples], axis=0) > 1).any():
+    if len(parts) == 1 or not same or (np.sum([n > 0 for n in samples], axis=0) > 1).any():
         return found
-    first = found[0].result
+    first = parts[0].result
     compared = noise_fields(first, type(first).COMPARED)
     own = [name for name in JOINED if hasattr(first, name)]
     settings = (*SHARED, *type(first).SETTINGS)
     require_equal({
         named(one): {name: getattr(one.result, name) for name in ("class_names", "groups", *compared, *own)}
         | {name: value for name in settings if (value := one.result.provenance.get(name)) is not None}
-        for one in found
+        for one in parts
     })  # fmt: skip
-    return [found[0]._replace(result=join_classes([one.result for one in found]), path=None)]
+    return [parts[0]._replace(result=join_classes([one.result for one in parts]), path=None)]
 
 
 def _files(c: Collection) -> str:

@@ -27,6 +27,8 @@ from sharpness.untrusted.refused import Refused
 from sharpness.version import __version__
 
 SCHEMA = "sharpness.result/1"
+#: Longest JSON of a table that is read, in bytes.
+LIMIT = 2**28
 #: Suffixes of tables that carry a record.
 TABLES = (".csv", ".json", ".parquet")
 #: Columns of names, which are text whatever they look like.
@@ -114,13 +116,15 @@ def read_table(path: str | Path) -> pd.DataFrame:
             # Names are text: pandas takes a class "NA" for a missing value, and seeds for floats if a cell is empty.
             names = pd.read_csv(path, usecols=NAMES.__contains__, dtype=str, keep_default_na=False, na_values=[""])
             return pd.read_csv(path).assign(**{str(column): names[column] for column in names})
-        found = parse_json(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"), LIMIT)
         if isinstance(found, dict) and "rows" not in found and "table" in found:
             raise UserError(f"{path} says how {found['table']} was made: give that file")
         return pd.DataFrame(found["rows"] if isinstance(found, dict) else found)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, Refused) as error:
+    except Refused as error:
+        raise UserError(f"{path}: no table, it {error}: give what sharpness measure -o wrote, or a .csv") from None
+    except (OSError, ValueError, KeyError, ImportError) as error:
         told = getattr(error, "strerror", None) or "no table"
         raise UserError(f"{path}: {told}: give what sharpness measure -o wrote, {', '.join(TABLES)}") from None
 

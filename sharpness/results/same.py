@@ -49,8 +49,10 @@ def require_same(results: Mapping[str, Result], fields: Sequence[str] = (), shar
 
     Raises:
         UserError: tells how many samples differ and which, or names the field that differs, and both values; or
-            results of several kinds.
+            results of several kinds, or none.
     """
+    if not results:
+        raise UserError("an empty comparison has no numbers: give it a result")
     kinds = {type(r).__name__ for r in results.values()}
     if len(kinds) > 1:
         raise UserError(f"{' and '.join(sorted(kinds))} cannot be compared: give results of one kind")

@@ -34,10 +34,11 @@ SPREAD = (
     "Means ± standard deviations over {number} trainings ({seeds}); in brackets the standard error of one "
     "training, over images or draws."
 )
+UNTESTED = "No pair of methods has a spread on both sides to be tested by: which of them differ is not known.\n"
 DIFFERENCES = (
     "Which methods differ by more than the spread over training explains (Welch's t-test over seeds, of sharpness of "
     "one sign on logarithms, p < {level:g}): {apart} of {tested} pairs, of which about {chance:.0f} would by chance. "
-    "All others are within the spread."
+    "All others are within the spread{untested}."
 )
 
 
@@ -226,7 +227,12 @@ def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, note: str) -> str:
 def difference_text(pairs: pd.DataFrame) -> str:
     """List the pairs of methods that differ beyond the spread over seeds, by measure."""
     tested = int(pairs.p.notna().sum())
-    summary = DIFFERENCES.format(level=LEVEL, apart=int(pairs.apart.sum()), tested=tested, chance=LEVEL * tested)
+    if not tested:
+        return UNTESTED
+    summary = DIFFERENCES.format(
+        level=LEVEL, apart=int(pairs.apart.sum()), tested=tested, chance=LEVEL * tested,
+        untested=f", except {n} pairs that have none" if (n := len(pairs) - tested) else "",
+    )  # fmt: skip
     lines, none = [], []
     directions = {True: " (less is flatter)", False: " (more is flatter)", None: ""}
     for measure, part in pairs.groupby("measure", sort=False):

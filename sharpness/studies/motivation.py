@@ -54,10 +54,10 @@ def draw_motivation(results: Mapping[str, Any], tail_class: int) -> Figure:
         unit = radius_unit(first.normalization, first.distribution)
         figure.supxlabel(f"Radius of the perturbation ({unit})", fontsize=8)
         # Merged by label, because models share entries.
-        rise = {label: r for label, r in results.items() if isinstance(r, Runs)}
+        rise = {label: r for label, r in results.items() if isinstance(r, Runs) and len(r) > 1}
         above = spread_key(stacked(results, _draws), True)
         above += [] if rise else [grey(ONE_COLUMN, marker="o", markersize=3, linewidth=0.8)]
-        keys = {str(h.get_label()): h for h in [*above, *rises_key(rise)]}
+        keys = {str(h.get_label()): h for h in [*above, *rises_key(rise, single=len(rise) < len(results))]}
         models = axes[1, 0].get_legend_handles_labels()[0]
         handles = [*models, *keys.values()]
         figure.legend(handles=handles, loc="outside upper center", ncols=-(-len(handles) // 2))

@@ -29,8 +29,8 @@ def read_json(path: str | Path) -> Any:
         raise Refused(f"cannot be opened ({error.strerror})") from None
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The values of a JSON text.
+def parse_json(text: str | bytes, limit: int = LIMIT) -> Any:
+    """The values of a JSON text of at most ``limit`` bytes.
 
     Raises:
         Refused: it is none, is too long or nested too deeply, holds a number of more than :data:`DIGITS` digits, or a
@@ -39,8 +39,8 @@ def parse_json(text: str | bytes) -> Any:
     >>> parse_json('{"a": [1, 2.5, null]}')
     {'a': [1, 2.5, None]}
     """
-    if len(text) > LIMIT:
-        raise Refused(f"holds JSON of {len(text):,} bytes, and at most {LIMIT:,} are read")
+    if len(text) > limit:
+        raise Refused(f"holds JSON of {len(text):,} bytes, and at most {limit:,} are read")
     try:
         return as_plain(json.loads(text, parse_int=_whole, object_pairs_hook=_once))
     except RecursionError:

@@ -1,8 +1,10 @@
 """``sharpness data``: check and prepare; training and measuring from prepared images."""
 
 import pandas as pd
+import pytest
 
 from sharpness.cli import main
+from sharpness.data import load_data
 
 
 def test_from_lists_to_a_table_in_commands(pictures, tmp_path, capsys):
@@ -36,6 +38,18 @@ def test_missing_files_are_named_with_their_lines(pictures, tmp_path, capsys):
         "sharpness: 1 images cannot be read: restore them, or leave them out with --policy skip"
     )
     assert main([*command, "--policy", "skip"]) == 0
+
+
+@pytest.mark.parametrize("first", ["train/c3/9.png 3", "train/c0/99.png 0"])
+def test_the_first_file_may_be_the_one_that_is_missing(pictures, tmp_path, capsys, first):
+    (tmp_path / "train.txt").write_text(f"{first}\n" + (pictures / "train.txt").read_text())
+    (tmp_path / "test.txt").write_text((pictures / "test.txt").read_text())
+    where = ["--data-root", str(pictures), "--lists", str(tmp_path), "--size", "8"]
+    assert main(["data", "check", *where, "--no-decode"]) == 2
+    told, name = capsys.readouterr().out, first.split()[0]
+    assert f"{tmp_path}/train.txt line 1: there is no {pictures}/{name}" in told
+    assert main(["data", "prepare", *where, "--policy", "skip", "-o", str(tmp_path / "p")]) == 0
+    assert load_data("list", root=tmp_path / "p").train_counts == (9, 7, 4, 2)
 
 
 def test_a_crop_needs_its_side(pictures, capsys):

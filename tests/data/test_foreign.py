@@ -430,3 +430,24 @@ def test_data_sets_that_do_not_fit_are_told(images):
     assert "must return (input, label)" in told([torch.ones(2), torch.ones(2), torch.ones(2)])
     assert "data is a" in told([])
     assert "data is a" in told(7)
+
+
+@pytest.mark.parametrize("option", [{"size": 4}, {"size": 4, "resize": 5}, {"root": "somewhere"}, {"channels": 1}])
+@pytest.mark.parametrize("kept_as", ["npz", "pair"])
+def test_arrays_are_not_taken_for_images_that_an_option_would_change(kept_as, option, tmp_path, images):
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    np.savez(tmp_path / "a.npz", x=images, y=labels)
+    source = tmp_path / "a.npz" if kept_as == "npz" else (images, labels)
+    name, value = list(option.items())[0]
+    assert told(source, **option).startswith(f"{name}={value}")
+    assert told(source, **option).endswith("leave it out")
+
+
+def test_grey_arrays_are_grey(images):
+    assert read_images((images[..., :1], [0, 0, 0, 1, 2, 2]), channels=1).inputs.shape == (6, 1, 6, 6)
+
+
+def test_class_folders_have_no_root(folder):
+    assert told(folder, root="elsewhere") == (
+        f"root=elsewhere: only for the paths of a list, and {folder} is a folder: leave it out"
+    )

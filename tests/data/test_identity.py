@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sharpness import UserError
 from sharpness.data import Content, ImageSet, SampleIdentity, read_images
@@ -174,3 +175,22 @@ def test_a_whole_archive_is_read_in_no_time():
     start = time.process_time()
     assert len(np.unique(pixel_digests(images))) == 50_000
     assert time.process_time() - start < 10  # a fiftieth of that on an idle machine
+
+
+def test_pixels_of_floats_are_told_without_copies_of_all_in_double_precision():
+    class Largest(TorchDispatchMode):
+        doubles = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor) and made.dtype == torch.float64:
+                self.doubles = max(self.doubles, made.numel())
+            return made
+
+    pixels = torch.randint(0, 256, (5000, 1, 4, 4), dtype=torch.uint8)
+    data = read_images((pixels / 255, torch.arange(5000) % 2))
+    with Largest() as largest:
+        digests = data.content.digests
+    assert 0 < largest.doubles <= pixels.numel() / 4
+    assert data.content.by == "pixels"
+    np.testing.assert_array_equal(digests, pixel_digests(pixels))

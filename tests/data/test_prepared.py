@@ -194,6 +194,17 @@ def test_a_file_that_is_cut_short_is_told(pictures, tmp_path):
         load_data("list", root=tmp_path)
 
 
+@pytest.mark.parametrize("ending", ["images", "labels", "digests"])
+def test_a_file_that_is_lost_is_prepared_again(pictures, prepared, tmp_path, ending):
+    entry = made(pictures, tmp_path)["parts"]["train"]
+    (tmp_path / entry["images"]).with_suffix(f".{ending}").unlink()
+    with pytest.raises(UserError, match=rf"\.{ending} is missing or damaged: prepare .* again"):
+        load_data("list", root=tmp_path)
+    made(pictures, tmp_path)
+    for file in prepared.iterdir():
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes()
+
+
 MEMORY = """
 import json, resource, sys
 import numpy as np, torch, sharpness

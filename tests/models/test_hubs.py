@@ -129,6 +129,12 @@ def test_a_published_network_is_measured_on_images_cropped_as_its_authors_do(tim
     found = {row["class"]: row["loss"] for row in json.loads(by_name)}
     assert found["a"] == pytest.approx(losses[:2].mean().item(), rel=1e-5)
     assert found["b"] == pytest.approx(losses[2:].mean().item(), rel=1e-5)
+    # Arrays are not cropped: they are the network's inputs already.
+    inputs = (prepared(pictures, 8, 10).numpy().transpose(0, 2, 3, 1) * STD + MEAN) * 255
+    np.savez(pictures.parent / "images.npz", x=inputs.round().astype(np.uint8), y=[0, 0, 1, 1])
+    assert main([*command[:3], str(pictures.parent / "images.npz"), *command[4:]]) == 0
+    found = {row["class"]: row["loss"] for row in json.loads(capsys.readouterr().out)}
+    assert found["0"] == pytest.approx(losses[:2].mean().item(), rel=1e-5)
 
 
 def test_a_file_takes_the_architecture_alone(timm, tmp_path, calls):

@@ -34,6 +34,18 @@ def test_rises_draw_mean_and_band(ax):
     assert band.max() == 2.5
 
 
+def test_the_legend_of_rises_tells_bands_over_trainings_from_those_over_draws():
+    curve, trained = (np.array([0.0, 1.0]), np.array([0.0, 2.0]), np.array([0.0, 0.5])), np.array([[0.0, 1], [0, 3]])
+
+    def told(labels, trainings):
+        ax = plot_rises(dict.fromkeys(labels, curve), Figure().subplots(), trainings=trainings)
+        return [text.get_text() for text in ax.get_legend().get_texts()][len(labels) :]
+
+    several, single = ["± 1 sd over 2 trainings", "bar: ± 1 se over draws"], "band: ± one deviation of draws"
+    assert told("ab", {"a": trained}) == [*several, f"of one training, {single}"]
+    assert told("a", {"a": trained}) == several and told("ab", None) == [single]
+
+
 def test_class_values_below_the_floor_stand_on_it_as_open_markers(ax):
     plot_class_values({"a": np.array([1.0, 1e-9])}, ["x", "y"], ax, log=True, floor=1e-3)
     markers = [line for line in ax.lines if line.get_markerfacecolor() == "white"]

@@ -45,6 +45,16 @@ def test_cells_that_are_not_finite_lie_on_the_floor_and_draw(ax, torn):
     ax.figure.canvas.draw()
 
 
+def test_a_surface_without_a_finite_value_is_a_floor_beside_another(bowl):
+    axes = Figure().subplots(1, 2, subplot_kw={"projection": "3d"})
+    marks = Marks(np.array([[0.1, 0.2], [0.3, 0.1]]), ("a", "b"))
+    plot_planes({"a": bowl, "b": bowl._replace(z=np.full_like(bowl.z, np.nan), marks=marks)}, axes, kind="surface")
+    floor = heights(axes[1], "not finite")
+    assert len(floor) == bowl.z.size and (floor == axes[1].get_zlim()[0]).all()
+    assert axes[0].get_zlim() == axes[1].get_zlim()
+    axes[1].figure.canvas.draw()
+
+
 def test_the_centre_and_marks_lie_on_the_surface(ax, bowl):
     plane = bowl._replace(z=np.add.outer(3 * bowl.y, bowl.x), marks=Marks(np.array([[0.1, 0.2], [5, 5]]), ("m",)))
     plot_planes({"a": plane}, ax, kind="surface", clip=1.0)

@@ -1,5 +1,7 @@
 """Captions say what a reader must know of a picture's numbers."""
 
+import dataclasses
+
 import numpy as np
 
 from sharpness.results import Comparison, EigenvalueResult, PerturbationResult, Runs
@@ -23,7 +25,13 @@ def test_a_caption_names_models_images_loss_normalisation_seeds_and_errors():
     assert told["Images"] == "6 train, in 2 classes" and told["Loss"] == "ce, logits times 30"
     assert told["Normalisation"].startswith("filter")
     assert told["Seeds"] == "probe 7; seeds 0, 1 of CE"
-    assert "3 draws" in told["Errors"] and "1 sd over trainings" in told["Errors"]
+    assert "3 draws" in told["Errors"] and "boxes of CE are ± 1 sd over trainings" in told["Errors"]
+    assert "boxes are ± 1 sd" in caption("Rises", Comparison({"CE": results["CE"]}))["Errors"]
+
+
+def test_classes_without_images_are_not_counted():
+    part = dataclasses.replace(draws(7), class_samples=np.array([4, 0]))
+    assert caption("Rises", Comparison({"CE": part}), "train")["Images"] == "4 train, in 1 of 2 classes"
 
 
 def test_it_stands_beside_its_picture(tmp_path):

@@ -175,6 +175,11 @@ def test_what_is_no_result_is_refused():
         sharpness.compare({1: result, "1": result})
     with pytest.raises(UserError, match="an empty comparison has nothing to save"):
         Comparison().save("x.nc")
+    empty = Comparison()
+    for what in (empty.to_frame, empty.summary, empty.to_table, empty.to_latex, lambda: empty.pivot("loss"),
+                 lambda: empty.plot):  # fmt: skip
+        with pytest.raises(UserError, match="an empty comparison has no numbers: give it a result"):
+            what()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Old and new results: what differs beyond its errors is found, and nothing else."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,17 @@ def test_nothing_differs_between_copies_and_rounding_is_no_difference(tmp_path):
     assert len(differences(old, table(label="GCL").save(tmp_path / "d.nc")).values) == 4, "the only ones of their kind"
     changed = table((1.001, np.nan), error=np.nan).save(tmp_path / "c.nc")
     assert set(differences(new, changed).beyond["class"]) == {"a", "b", "all", "few"}
+
+
+def test_a_class_called_as_its_group_is_compared_with_itself(tmp_path):
+    """The group holds two classes, so that its value is not that of the class."""
+    files = [
+        dataclasses.replace(table(values), class_names=("few", "b"), groups={"few": (0, 1)}).save(tmp_path / f"{i}.nc")
+        for i, values in enumerate([(1.0, 2.0), (1.0, 4.0)])
+    ]
+    rows = differences(*files).values
+    assert rows["class"].tolist() == ["all", "few", "few", "b"]
+    assert rows["old"].tolist() == [1.5, 1.5, 1, 2] and rows["new"].tolist() == [2.5, 2.5, 1, 4]
 
 
 def test_what_cannot_be_compared_is_refused_with_the_field(tmp_path, capsys):

@@ -8,9 +8,11 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from sharpness import UserError, measure, trace
-from sharpness.results import Comparison, MeasureResult
+from sharpness.results import Comparison, MeasureResult, Runs
 
 ORDER = [1, 2, 0]
+#: Arrays with a row for each measure.
+ROWS = [name for name, axes in MeasureResult.DIMENSIONS.items() if axes[0] == "measure"]
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +172,23 @@ def test_panels_above_each_other_look_as_single_ones_do(pair):
     result = measure(pair["a"], ["loss", "accuracy"])
     for ax in [*result.plot(measure="all"), result.plot(measure="loss")]:
         assert not ax.spines["top"].get_visible() and ax.yaxis.label.get_fontsize() == 8
+
+
+def test_the_legend_says_in_which_panels_the_spread_is_a_range(pair):
+    """A bar on a linear axis is longer than the range of two trainings, by sqrt(2)."""
+    one = measure(pair["a"], ["loss", "lambda_max"])
+    runs = Runs([one, replace(one, values=1.1 * one.values)], ["seed 0", "seed 1"])
+
+    def told(names):
+        swap = [runs[0].names.index(name) for name in names]
+        members = [replace(r, names=names, **{n: getattr(r, n)[swap] for n in ROWS}) for r in runs]
+        axes = Comparison({"a": Runs(members, runs.names)}).plot(measure="all")
+        return [text.get_text() for text in axes[0].get_legend().get_texts() if "trainings" in text.get_text()]
+
+    sd, extent = "± 1 sd over 2 trainings", "range over 2 trainings"
+    assert told(("loss", "lambda_max")) == [sd, f"logarithmic axes: {extent}"]
+    assert told(("lambda_max", "loss")) == [extent, f"linear axes: {sd}"]
+    assert told(("loss",)) == [sd] and told(("lambda_max",)) == [extent]
 
 
 def test_error_bars_of_accuracies_end_at_zero_and_one(pair):

@@ -87,6 +87,16 @@ def test_parts_of_the_classes_are_what_one_probe_of_all_gives(probe, tmp_path):
     assert load_result(joined.save(tmp_path / "joined.nc")).provenance["parts"] == 2
 
 
+def test_a_copy_of_a_part_counts_once(tmp_path):
+    for i, classes in enumerate([(0,), (1, 2)]):
+        sharpness.measure(objective(0, classes), "loss").save(tmp_path / f"{i}.nc")
+    for copy in ("0 copied", "2"):
+        (tmp_path / f"{copy}.nc").write_bytes((tmp_path / "0.nc").read_bytes())
+    (joined,) = merge([tmp_path]).values()
+    np.testing.assert_allclose(joined["loss"].overall, objective().loss(), rtol=1e-6)
+    assert joined.provenance["parts"] == 2
+
+
 def test_what_does_not_belong_together_is_refused_with_the_field(tmp_path):
     one, two = (
         sharpness.measure({"A": objective()}, "loss"),

@@ -82,3 +82,10 @@ def test_json_keeps_all_digits_of_small_numbers(tmp_path):
     read = read_table(tmp_path / "t.json")
     assert read.loss.tolist() == frame.loss.tolist() and read.n.tolist() == [1, 2]
     assert json.loads((tmp_path / "t.json").read_text())["rows"][0]["n"] == 1
+
+
+def test_a_table_of_twenty_megabytes_of_json_is_read_back(tmp_path):
+    frame = pd.DataFrame({"class": [f"{'n' * 180}{i}" for i in range(100_000)], "loss": np.linspace(0, 1, 100_000)})
+    write_table(frame, tmp_path / "t.json")
+    assert (tmp_path / "t.json").stat().st_size > 20 * 2**20
+    pd.testing.assert_frame_equal(read_table(tmp_path / "t.json"), frame, check_dtype=False)

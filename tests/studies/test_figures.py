@@ -20,7 +20,7 @@ from sharpness import (
 )
 from sharpness.models import build_model
 from sharpness.probes import labelled_checkpoints
-from sharpness.results import PlaneResult
+from sharpness.results import PlaneResult, Runs
 from sharpness.studies import figures_of, make_figures
 from sharpness.studies.cells import Cell
 from sharpness.studies.curvature import draw_curvature
@@ -72,6 +72,18 @@ def test_the_motivation_has_a_column_for_each_group_on_one_scale(drawn):
     assert len({ax.get_ylim() for ax in axes[:4]}) == len({ax.get_ylim() for ax in axes[4:]}) == 1
     few = result(folder, "ce", 1, "perturbation").class_losses[-1, :, 5:].mean(axis=1)
     np.testing.assert_allclose(np.sort(axes[3].lines[0].get_ydata()), np.sort(few), rtol=1e-6)
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["mixed", "of one training each"])
+def test_the_legend_of_the_motivation_explains_single_trainings(drawn, single):
+    _, folder, _ = drawn
+    ce, gcl = ([result(folder, method, seed, "perturbation") for seed in SEEDS] for method in ("ce", "gcl"))
+    results = {"CE": Runs(ce[:1] if single else ce), "GCL": Runs(gcl[:1])}
+    (legend,) = draw_motivation(results, 9).legends
+    told = [text.get_text() for text in legend.get_texts()]
+    band, dots = "band: ± one deviation of draws", "dots: draws, bar: their mean, line: their range"
+    expected = [band, dots] if single else [f"of one training, {band}", "± 1 sd over 2 trainings"]
+    assert set(expected) < set(told)
 
 
 def test_few_of_many_images_are_probed_and_the_plan_says_so(tmp_path, caplog, monkeypatch):
@@ -269,4 +281,9 @@ def test_differences_are_those_that_welch_s_test_finds():
         assert pair.apart == (pair.p < 0.05)
     assert pairs.apart["lambda_max", "c", "a"] and not pairs.apart["lambda_max", "b", "a"]
     text = difference_text(told_apart(cells))
-    assert "lambda_max (less is flatter): c > a, c > b" in text and "within the spread" in text
+    assert "lambda_max (less is flatter): c > a, c > b" in text
+    assert "within the spread, except 3 pairs that have none" in text.replace("\n", " "), "those of lambda_min"
+    once = difference_text(told_apart(cells[(cells.row != "b") | (cells.seed == 0)])).replace("\n", " ")
+    assert "of 2 pairs" in once and "except 7 pairs that have none" in once
+    single = cells[(cells.row == "a") | (cells.seed == 0)]
+    assert difference_text(told_apart(single)).startswith("No pair of methods has a spread on both sides")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.probes.measures.registry import COLUMNS, ENDS, MEASURES
-from sharpness.results.correlations import OUTCOMES, Correlations, stratified_tau
+from sharpness.results.correlations import OUTCOMES, Correlations, of_all_samples, stratified_tau
 from sharpness.results.record import read_table
 
 KEYS = ("model", "run", "class", "group")
@@ -113,7 +113,8 @@ def correlate(
     checkpoints = frame.groupby(["model", "run"], sort=False, dropna=False).ngroup().to_numpy()
     models = frame["model"].to_numpy(str)
     is_group = frame["class"].eq(frame["group"])
-    is_class = ~is_group & frame["class"].ne("all")
+    of_all = of_all_samples(frame)
+    is_class = ~is_group & ~of_all
     if checkpoints.max() < 2 and is_class.sum() < 3:
         raise UserError(f"{checkpoints.max() + 1} checkpoints: give three or more, or a table of three or more classes")
     # Classes of a checkpoint depend on each other: the bootstrap draws checkpoints, or classes if there is only one.
@@ -138,8 +139,8 @@ def correlate(
                 rows.append({**key, **told, "rows": int(at.sum())})
 
     together, apart = np.zeros(len(frame)), np.arange(len(frame))
-    subsets = {"all": frame["class"].eq("all")}
-    subsets |= {str(g): frame["class"].eq(g) for g in dict.fromkeys(frame.loc[is_group, "class"])}
+    subsets = {"all": of_all}
+    subsets |= {str(g): is_group & frame["class"].eq(g) for g in dict.fromkeys(frame.loc[is_group, "class"])}
     for subset, where in subsets.items():
         add(where, "checkpoints", subset, together, checkpoints)
         if len(set(models)) > 1 and len(set(checkpoints)) > len(set(models)):
@@ -235,6 +236,6 @@ def _frame(table: Any, what: str, numbers: Sequence[str]) -> pd.DataFrame:
         row = frame[again].iloc[0]
         raise UserError(
             f"{what} has several rows of class {row['class']!r} of model {row['model']!r}, run {row['run']!r}: tell "
-            "the checkpoints of a model apart in a column 'run'"
+            "the checkpoints of a model apart in a column 'run', or rename a class that is called as its group"
         )
     return frame

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from sharpness.errors import UserError
 from sharpness.objective import Objective
+from sharpness.objective.loss_identity import digest_of
 from sharpness.probes.measures.measure import Measure, NoSettings, Passes, Subject
 from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.probes.shared.work import Arrays, Work
@@ -139,35 +138,7 @@ def version_of(function: Any) -> str:
     """
     code = getattr(function, "__code__", None)
     if code is None:
-        return repr(function)
+        return digest_of(function) or repr(function)
     enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
-    content = [_content(code), _digested([function.__defaults__, function.__kwdefaults__, enclosed])]
-    return _digest(repr(content).encode())
-
-
-def _digested(value: Any) -> Any:
-    """Replace arrays and tensors in a value by digests, because their text omits entries and digits.
-
-    >>> _digested([torch.tensor(0.12341), 2]) == _digested([torch.tensor(0.12342), 2])
-    False
-    """
-    if isinstance(value, list | tuple):
-        return [_digested(one) for one in value]
-    if isinstance(value, dict):
-        return {name: _digested(one) for name, one in value.items()}
-    if isinstance(value, Tensor):
-        plain = value.detach().cpu().to_dense().contiguous().flatten()
-        return [str(value.dtype), list(value.shape), _digest(plain.view(torch.uint8).numpy().tobytes())]
-    if isinstance(value, np.ndarray):
-        return [str(value.dtype), list(value.shape), _digest(value.tobytes())]
-    return value
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _content(code: CodeType) -> list[Any]:
-    """The content of a function's code; the output of ``marshal`` may differ for the same code."""
-    constants = [_content(c) if isinstance(c, CodeType) else c for c in code.co_consts]
-    return [code.co_code, code.co_names, constants]
+    content = [code, function.__defaults__, function.__kwdefaults__, enclosed]
+    return digest_of(content) or repr(function)

@@ -120,7 +120,13 @@ def evaluate_open_set(
         raise UserError(f"images of the open set are {theirs} and the test images {ours}: give others of the same size")
     # Labels of the open set are never used and may be any of the model's classes.
     others = replace(unknown, labels=torch.zeros_like(unknown.labels))
-    opened = Objective(known.model, others, num_classes=known.num_classes, class_names=known.class_names)
+    opened = Objective(
+        known.model,
+        others,
+        output=known._outputs.output,
+        num_classes=known.num_classes,
+        class_names=known.class_names,
+    )
     logits, open_logits, labels = known.outputs().double(), opened.outputs().double(), known.y.cpu()
     temperature = temperature_of_logits(logits, labels)[0]
     plain, cooled = (

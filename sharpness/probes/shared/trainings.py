@@ -40,7 +40,8 @@ def trainings(subjects: Mapping[Any, Any]) -> list[Training]:
     checkpoints is equivalent to a list of them.
 
     Raises:
-        UserError: an empty mapping or list, a repeated label, or trainings of different methods under one label.
+        UserError: an empty mapping or list, a repeated label or name, or trainings of different methods under one
+            label.
     """
     labels = [str(label) for label in subjects]
     if not labels:
@@ -63,6 +64,8 @@ def _of_label(label: str, subject: Any) -> Iterator[Training]:
     read = [load_checkpoint(one) if isinstance(one, str | Path) else one for one in given]
     _require_one_model(label, read)
     names = [str(name) for name in subject] if isinstance(subject, Mapping) else run_names(read)
+    if len(set(names)) < len(names):
+        raise UserError(f"{label!r} holds trainings {', '.join(names)}: give each a name of its own")
     for name, one in zip(names, read, strict=True):
         yield Training(label, name, one)
 

@@ -164,6 +164,16 @@ def test_tables_are_correlated_over_checkpoints_given_the_model_and_over_classes
     assert noise.tau == pytest.approx(expected) and noise.tau_lower < noise.tau < noise.tau_upper
 
 
+def test_a_class_called_all_is_a_class():
+    train, test = (t.replace({"class": {"4": "all"}}) for t in tables())
+    expected, found = sharpness.correlate(*tables(), resamples=0), sharpness.correlate(train, test, resamples=0)
+    pd.testing.assert_frame_equal(found.to_frame(), expected.to_frame())
+    for one, other in zip(*(np.ravel(c.plot("checkpoints")) for c in (found, expected)), strict=True):
+        assert [len(line.get_xdata()) for line in one.lines] == [len(line.get_xdata()) for line in other.lines]
+    with pytest.raises(UserError, match="several rows of class 'few' .* rename a class that is called as its group"):
+        sharpness.correlate(train.replace({"class": {"all": "few"}}), test)
+
+
 def test_without_a_test_table_there_is_no_gap_and_one_checkpoint_has_its_classes():
     train, test = tables(1, 1, 9)
     test["lambda_max"] = train["lambda_max"]

@@ -173,3 +173,29 @@ def test_an_open_set_of_another_size_is_refused():
     unknown = ImageSet(torch.zeros(2, 3, 6, 6, dtype=torch.uint8), torch.tensor([0, 0]), (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(UserError, match="are 6 x 6 and the test images 8 x 8"):
         evaluate_open_set("model", known, unknown, ["a", "b"])
+
+
+class ReturnsMore(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(48, 3)
+
+    def forward(self, x):
+        return {"features": x, "logits": self.layer(x.flatten(1))}
+
+
+def test_the_outputs_of_a_model_that_returns_more_are_extracted_for_the_open_set_too():
+    torch.manual_seed(0)
+    model = ReturnsMore().eval()
+    images = torch.randint(0, 256, (14, 3, 4, 4), dtype=torch.uint8)
+    with torch.no_grad():
+        logits = model.layer(((images / 255 - 0.5) / 0.5).flatten(1))
+    labels = logits[:9].argmax(1)
+    labels[0] = (labels[0] + 1) % 3  # a temperature fits
+    known = ImageSet(images[:9], labels, (0.5,) * 3, (0.5,) * 3)
+    unknown = ImageSet(images[9:], torch.zeros(5, dtype=torch.int64), (0.5,) * 3, (0.5,) * 3)
+    objective = Objective(model, known, output=lambda returned: returned["logits"])
+    p = logits.softmax(1).amax(1)
+    found = evaluate_open_set("model", objective, unknown, ["a"] * 5).scored
+    np.testing.assert_allclose(found.scores, p[:9], rtol=1e-5)
+    np.testing.assert_allclose(found.open_scores, p[9:], rtol=1e-5)

@@ -135,3 +135,9 @@ def test_the_commands_show_spread_and_each_keeps_runs_apart(runs, tmp_path, caps
     assert {p.name for p in (tmp_path / "l").glob("*.nc")} == {
         "line-CE-seed-0.nc", "line-CE-seed-7.nc", "line-LDAM-DRW.nc", "plane-CE-seed-0.nc", "plane-LDAM-DRW.nc",
     }  # fmt: skip
+
+
+def test_trainings_whose_names_are_the_same_text_are_refused():
+    objective = sharpness.Objective(nn.Linear(2, 2), (torch.eye(2), torch.tensor([0, 1])))
+    with pytest.raises(UserError, match="'a' holds trainings 1, 1: give each a name of its own"):
+        sharpness.measure({"a": {1: objective, "1": objective}}, "loss")
