@@ -208,6 +208,28 @@ def test_tensors_of_the_same_bytes_keep_their_types_and_shapes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+TENSORS = {
+    "bfloat16": lambda: torch.arange(LARGE).bfloat16(),
+    "float8": lambda: torch.arange(LARGE).remainder(7).to(torch.float8_e4m3fn),
+    "sparse": lambda: torch.eye(1000).to_sparse(),
+    "sparse rows": lambda: torch.eye(1000).to_sparse_csr(),
+    "quantized": lambda: torch.quantize_per_tensor(torch.arange(LARGE).float(), 0.5, 3, torch.qint8),
+    "conjugate": lambda: torch.full((LARGE,), 1 + 2j).conj(),
+    "negative bit": lambda: torch._neg_view(torch.arange(LARGE).float()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:TypedStorage", "ignore:.*quantize")
+@pytest.mark.parametrize("kind", TENSORS)
+def test_large_tensors_of_any_kind_reach_the_workers(kind, tmp_path):
+    sent = TENSORS[kind]()
+    with parcelled(sent, tmp_path) as parcel:
+        found = parcel._read()
+    assert (found.dtype, found.layout, found.shape) == (sent.dtype, sent.layout, sent.shape)
+    one, other = ((t.dequantize() if t.is_quantized else t).to_dense() for t in (found, sent))
+    assert torch.equal(*(t.float() if t.dtype == torch.float8_e4m3fn else t for t in (one, other)))
+
+
 def test_a_process_that_ends_leaves_the_parcels_of_others(tmp_path, monkeypatch):
     """Two parts of a study that share a folder and the images; the files of a killed process are removed."""
     value = torch.arange(LARGE // 4, dtype=torch.float32)
