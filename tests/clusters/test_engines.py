@@ -151,6 +151,32 @@ def processes(network):
         yield found
 
 
+def patient(mark):
+    """Ends when it is told to, and tells how often it began."""
+    with (mark / "begun").open("a") as lines:
+        lines.write("begun\n")
+    while not (mark / "end").exists():
+        time.sleep(0.05)
+    return len((mark / "begun").read_text().splitlines())
+
+
+def deadly(mark):
+    """Kills its worker, once another one has begun."""
+    while not (mark / "begun").exists():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_death_is_that_of_one_task_and_the_others_go_on(processes, tmp_path):
+    other, dying = processes.submit(patient, tmp_path), processes.submit(deadly, tmp_path)
+    try:
+        with pytest.raises(sharpness.UserError, match="workers ended 3 times at one task"):
+            dying.result(60)
+    finally:
+        (tmp_path / "end").touch()
+    assert other.result(60) == 1
+
+
 @pytest.fixture(scope="module")
 def run(here):
     return here[0] / "runs" / "digits-lt-ce-seed0"
