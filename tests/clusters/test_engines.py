@@ -15,6 +15,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -23,6 +24,7 @@ import torch
 import sharpness
 from sharpness.cli import main
 from sharpness.clusters import do_all, parcelled
+from sharpness.clusters.engines import Jobs
 from sharpness.clusters.parcel import LARGE
 from sharpness.clusters.tasks import Task
 from sharpness.locks import node
@@ -175,6 +177,38 @@ def test_a_death_is_that_of_one_task_and_the_others_go_on(processes, tmp_path):
     finally:
         (tmp_path / "end").touch()
     assert other.result(60) == 1
+
+
+class Engine:
+    """Stands for submitit: its jobs end when they are looked at for the fourth time."""
+
+    def __init__(self):
+        self.at_work, self.most = [], 0
+
+    def batch(self):
+        return nullcontext()
+
+    def submit(self, call, *arguments):
+        self.at_work.append(looks := [])
+        self.most = max(self.most, len(self.at_work))
+
+        def result():
+            self.at_work.pop()
+            return call(*arguments)
+
+        return SimpleNamespace(done=lambda: looks.append(1) or len(looks) > 3, result=result)
+
+
+def test_tasks_that_come_later_wait_for_a_free_job():
+    pytest.importorskip("submitit")
+    with Jobs("local", 2, {}) as executor:
+        executor._jobs = engine = Engine()
+        early = [executor.submit(pow, i, 2) for i in range(5)]
+        while not engine.at_work:
+            time.sleep(0.01)
+        late = [executor.submit(pow, i, 3) for i in range(5)]
+        assert [f.result(60) for f in early + late] == [i**2 for i in range(5)] + [i**3 for i in range(5)]
+    assert engine.most == 2
 
 
 @pytest.fixture(scope="module")
