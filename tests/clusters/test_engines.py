@@ -257,6 +257,19 @@ def test_a_scheduler_that_goes_away_ends_in_one_line_and_what_was_done_is_kept(r
     same(again, sharpness.eigenvalues(run, per_class=True, options={"limit_per_class": 1}))
 
 
+def test_a_command_goes_on_with_other_workers(run, tmp_path, monkeypatch):
+    """What is kept does not depend on --cluster: of ten classes, four are done, and six are left."""
+    left = Lost(6)
+    engines = {"processes:2": Lost(4), "processes:3": left}
+    monkeypatch.setattr(sharpness, "cluster", lambda given: nullcontext(engines[given]))
+    asked = ["spectrum", str(run), "--per-class", "--limit-per-class", "1", "-o"]
+    assert main([*asked, str(tmp_path / "there.csv"), "--cluster", "processes:2"]) == 2
+    assert main([*asked, str(tmp_path / "there.csv"), "--cluster", "processes:3"]) == 0
+    assert left.left == 0
+    assert main([*asked, str(tmp_path / "here.csv")]) == 0
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+
+
 def test_tensors_of_the_same_bytes_keep_their_types_and_shapes(tmp_path):
     number = LARGE // 4
     sent = [torch.zeros(2, number // 2), torch.zeros(number // 2, 2), torch.zeros(number, dtype=torch.int32)]
