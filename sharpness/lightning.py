@@ -82,10 +82,17 @@ class SharpnessCallback(_callback()):  # type: ignore[misc]
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Create the monitor; its time starts here."""
         self._monitor, self._rates = Monitor(self._network(pl_module), self._data, **self._arguments), []
+        self._restore()
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Continue from a state that was loaded after the fit had started, as FSDP and DeepSpeed do."""
+        self._restore()
+
+    def _restore(self) -> None:
         # A saved state is used once: another training with this callback starts from nothing.
         saved, self._saved = self._saved, {}
         if saved:
-            self._monitor.load_state_dict(saved["monitor"])
+            self.monitor.load_state_dict(saved["monitor"])
             self._rates = list(saved["rates"])
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

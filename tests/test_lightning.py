@@ -39,7 +39,9 @@ class Module(nn.Linear):
         self.logged[name] = value
 
 
-def test_the_callback_measures_logs_and_resumes(callback):
+# Strategies whose restore_checkpoint_after_setup is true load states between the two hooks: FSDP, DeepSpeed.
+@pytest.mark.parametrize("after_setup", [False, True])
+def test_the_callback_measures_logs_and_resumes(callback, after_setup):
     module = Module()
     rates = [0.1, 0.1, 0.001]
     trainer = types.SimpleNamespace(current_epoch=0, optimizers=[torch.optim.SGD(module.parameters(), 0.1)])
@@ -54,8 +56,12 @@ def test_the_callback_measures_logs_and_resumes(callback):
         first.on_train_epoch_end(trainer, module)
     assert module.logged["sharpness/loss/all"] == pytest.approx(Objective(module, (X, Y)).loss())
     second = callback((X, Y), **given)
-    second.load_state_dict(first.state_dict())
+    if not after_setup:
+        second.load_state_dict(first.state_dict())
     second.on_fit_start(trainer, module)
+    if after_setup:
+        second.load_state_dict(first.state_dict())
+    second.on_train_start(trainer, module)
     trainer.current_epoch, trainer.optimizers[0].param_groups[0]["lr"] = 2, rates[2]
     second.on_train_epoch_end(trainer, module)
     assert sorted(set(second.history.to_frame()["epoch"])) == [1, 2, 3]

@@ -13,8 +13,8 @@ from sharpness.locks import only_process
 if TYPE_CHECKING:
     from sharpness.probes import WorkFolder
 
-#: Options of the output that do not change results.
-SHOWN = ("output", "figure", "plot", "as_json", "width", "order", "log")
+#: Options that do not change results: those of the output, and which workers compute them.
+SHOWN = ("output", "figure", "plot", "as_json", "width", "order", "log", "cluster")
 
 
 def work_of(folder: Path) -> WorkFolder:

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sharpness.errors import SystemRefusal, UserError, shown
 
+#: The future of a task, and its call.
+_Task = tuple[Future[Any], Callable[[], Any]]
 #: Seconds to wait for a scheduler to answer.
 PATIENCE = 20
 #: Seconds without a new task after which the waiting tasks are submitted as one job array.
@@ -119,7 +122,7 @@ class Jobs(Executor):
             told = _first_line(error, 160)
             raise UserError(f"cluster {engine}: {told}: give the command where sbatch is, or take local:N") from None
         self._lock = threading.Condition()
-        self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self._waiting: list[_Task] = []
         self._closed = self._given_up = False
         self._watch = threading.Thread(target=self._run, daemon=True)
         self._watch.start()
@@ -159,45 +162,48 @@ class Jobs(Executor):
         return parameters if self.engine == "slurm" else {"timeout_min": parameters["timeout_min"]}
 
     def _run(self) -> None:
-        """Submit waiting tasks, and set the results of finished jobs."""
+        """Submit waiting tasks, never more than ``workers`` jobs at a time, and set the results of finished jobs."""
         sent: list[_Sent] = []
+        ready: list[list[_Task]] = []
         while True:
             with self._lock:
-                if not self._waiting and not sent and not self._closed:
+                if not (self._waiting or ready or sent or self._closed):
                     self._lock.wait()
                 before = -1
                 while len(self._waiting) != before and not self._closed:
                     before = len(self._waiting)
                     self._lock.wait(QUIET)
                 new, self._waiting = self._waiting, []
-                ended = self._closed and (self._given_up or not (new or sent))
+                # Round robin: tasks are ordered from longest to shortest, so every job gets some of each length.
+                ready += [new[i :: self.workers] for i in range(min(self.workers, len(new)))]
+                ended = self._closed and (self._given_up or not (ready or sent))
             if ended:
                 for one in sent:
                     with suppress(Exception):
                         one.job.cancel()
-                for future, _ in new:
+                for future, _ in chain(*ready):
                     future.cancel()
                 return
+            free = self.workers - len(sent)
             try:
-                sent += self._send(new) if new else []
+                sent += self._send(ready[:free])
+                ready = ready[free:]
                 sent = [one for one in sent if not self._handed_on(one)]
             except Exception as error:  # an error of the engine: all futures get it
-                for future, _ in [*new, *(pair for one in sent for pair in one.tasks)]:
+                for future, _ in chain(*ready, *(one.tasks for one in sent)):
                     if not future.done():
                         future.set_exception(SystemRefusal(f"{self.name}: {shown(str(error), 200)}"))
-                sent = []
+                sent, ready = [], []
             if sent:
                 time.sleep(LOOKS[self.engine])
 
-    def _send(self, tasks: Sequence[tuple[Future[Any], Callable[[], Any]]]) -> list[_Sent]:
-        kept = [(f, call) for f, call in tasks if f.running() or f.set_running_or_notify_cancel()]
-        if not kept:
+    def _send(self, bundles: Sequence[list[_Task]]) -> list[_Sent]:
+        begun = ([(f, call) for f, call in one if f.running() or f.set_running_or_notify_cancel()] for one in bundles)
+        if not (kept := [one for one in begun if one]):
             return []
-        # Round robin: tasks are ordered from longest to shortest, so every job gets some of each length.
-        bundles = [kept[i :: self.workers] for i in range(min(self.workers, len(kept)))]
         with self._jobs.batch():
-            jobs = [self._jobs.submit(_bundle, [call for _, call in bundle]) for bundle in bundles]
-        return [_Sent(job, bundle) for job, bundle in zip(jobs, bundles, strict=True)]
+            jobs = [self._jobs.submit(_bundle, [call for _, call in one]) for one in kept]
+        return [_Sent(job, one) for job, one in zip(jobs, kept, strict=True)]
 
     def _handed_on(self, one: _Sent) -> bool:
         if not one.job.done():
@@ -225,7 +231,7 @@ class Jobs(Executor):
 class _Sent:
     """A submitted job, its tasks, and the number of times that it ended without an answer."""
 
-    def __init__(self, job: Any, tasks: list[tuple[Future[Any], Callable[[], Any]]]) -> None:
+    def __init__(self, job: Any, tasks: list[_Task]) -> None:
         self.job, self.tasks, self.deaths = job, tasks, 0
 
 

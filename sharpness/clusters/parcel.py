@@ -120,16 +120,15 @@ class _Writer(pickle.Pickler):
             return self._from_elsewhere(thing)
         if isinstance(thing, torch.device) and thing.type != "cpu":
             return (ELSEWHERE,)
-        # Views and parameters are pickled as usual, which preserves shared memory.
-        if self.folder is None or type(thing) is not Tensor or thing.nbytes < LARGE or thing.requires_grad:
+        # Views and parameters are pickled as usual, which preserves shared memory, and so are layouts and bits that the
+        # bytes of the elements do not include.
+        if self.folder is None or type(thing) is not Tensor or thing.layout != torch.strided or thing.requires_grad:
             return None
-        if (
-            not thing.is_contiguous()
-            or thing.nbytes < thing.untyped_storage().nbytes()
-            or thing.dtype == torch.bfloat16
-        ):
+        if thing.is_nested or thing.is_quantized or thing.is_conj() or thing.is_neg() or thing.nbytes < LARGE:
             return None
-        content = thing.numpy().tobytes()
+        if not thing.is_contiguous() or thing.nbytes < thing.untyped_storage().nbytes():
+            return None
+        content = thing.flatten().view(torch.uint8).numpy().tobytes()  # NumPy lacks some types, such as float8
         digest = _digest(content)
         path = self.folder / f".{digest[:16]}.tensor"
         if path not in self.written:

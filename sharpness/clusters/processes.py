@@ -56,9 +56,10 @@ class Processes(Executor):
         self._threads = max(1, torch.get_num_threads() // workers)
         self._lock = threading.RLock()
         self._waiting: deque[_Waiting] = deque()
-        self._active = 0
         self._closed = False
-        self._pool = self._new_pool()
+        # A pool for each worker: when a process dies, all tasks of its pool fail, whichever it was at.
+        self._pools = [self._new_pool() for _ in range(workers)]
+        self._idle = list(self._pools)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         task = _Waiting(Future(), partial(fn, *args, **kwargs))
@@ -81,7 +82,8 @@ class Processes(Executor):
             for future in left:
                 if not future.cancelled():
                     future.exception()
-        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+        while self._pools:  # the death of a last task's worker adds a pool
+            self._pools.pop().shutdown(wait, cancel_futures=cancel_futures)
         self._folder.cleanup()
 
     def __exit__(self, kind: Any, error: Any, lines: Any) -> None:
@@ -89,40 +91,44 @@ class Processes(Executor):
 
     def _new_pool(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context(self._start)
-        return ProcessPoolExecutor(self.workers, context, initializer=_enter, initargs=(self._threads,))
+        return ProcessPoolExecutor(1, context, initializer=_enter, initargs=(self._threads,))
+
+    def _replaced(self, pool: ProcessPoolExecutor) -> ProcessPoolExecutor:
+        """Return a new pool in place of one whose worker died."""
+        new = self._new_pool()
+        self._pools = [*(other for other in self._pools if other is not pool), new]
+        return new
 
     def _fill(self) -> None:
         """Submit at most as many tasks as there are workers, so that a death does not affect waiting tasks."""
         with self._lock:
-            while self._waiting and self._active < self.workers:
+            while self._waiting and self._idle:
                 task = self._waiting.popleft()
                 if not task.future.running() and not task.future.set_running_or_notify_cancel():
                     continue
-                self._active += 1
+                pool = self._idle.pop()
                 try:
-                    inner = self._pool.submit(task.call)
+                    inner = pool.submit(task.call)
                 except BrokenProcessPool:
-                    self._pool = self._new_pool()
-                    inner = self._pool.submit(task.call)
-                inner.add_done_callback(partial(self._done, task, self._pool))
+                    pool = self._replaced(pool)
+                    inner = pool.submit(task.call)
+                inner.add_done_callback(partial(self._done, task, pool))
 
     def _done(self, task: _Waiting, pool: ProcessPoolExecutor, inner: Future[Any]) -> None:
         with self._lock:
-            self._active -= 1
             error = inner.exception() if not inner.cancelled() else SystemRefusal("the task was given up")
-            if isinstance(error, BrokenProcessPool):
+            died = isinstance(error, BrokenProcessPool)
+            self._idle.append(self._replaced(pool) if died else pool)
+            if died:
                 task.deaths += 1
-                if self._pool is pool:
-                    self._pool = self._new_pool()
-                if task.deaths < DEATHS:
-                    self._waiting.appendleft(task)
-                    error = None
-                else:
-                    error = SystemRefusal(
-                        f"{self.name}: workers ended {DEATHS} times at one task, as they do where memory is short, or "
-                        "where they cannot import what it needs: take fewer processes, or see what they print"
-                    )
-                    task.future.set_exception(error)
+            if died and task.deaths < DEATHS:
+                self._waiting.appendleft(task)
+            elif died:
+                error = SystemRefusal(
+                    f"{self.name}: workers ended {DEATHS} times at one task, as they do where memory is short, or "
+                    "where they cannot import what it needs: take fewer processes, or see what they print"
+                )
+                task.future.set_exception(error)
             elif error is not None:
                 task.future.set_exception(error)
             else:

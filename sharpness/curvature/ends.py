@@ -63,7 +63,7 @@ class Ends:
         choose("precision of the vectors", self.dtype, ("torch.float32", "torch.float64"))
         if self.k < 1:
             raise UserError(f"k={self.k}: ask for at least one eigenvalue")
-        if self.tol <= 0:
+        if not 0 < self.tol < math.inf:
             raise UserError(f"tol={self.tol}: give a positive relative residual, such as 1e-3")
         if self.max_iterations < 1:
             raise UserError(f"max_iterations={self.max_iterations}: a run needs at least one product")

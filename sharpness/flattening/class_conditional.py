@@ -88,10 +88,14 @@ class ClassConditionalStep:
         present = batch.labels().unique().tolist()
         of_classes = [weights[labels == c].sum() for c in present]
         value, total, *shares = batch.summed([losses.detach().sum(), weights.sum(), *of_classes])
-        gradients: list[Tensor] = []
+        slopes: list[Tensor | None] = []
         for c, share in zip(present, shares, strict=True):
             of_class = losses[labels == c].sum() / share.clamp_min(TINY)
-            gradients += torch.autograd.grad(of_class, parameters, retain_graph=True)
+            slopes += torch.autograd.grad(of_class, parameters, retain_graph=True, allow_unused=True)
+        # What the network does not use is not perturbed, and must count neither in k nor in |w|. All classes share the
+        # graph, so the first one's gradients tell.
+        parameters = [p for p, slope in zip(parameters, slopes, strict=False) if slope is not None]
+        gradients = [slope for slope in slopes if slope is not None]
         # All gradients are computed before any perturbation is applied: changing weights in place would invalidate the
         # graph that the class gradients share. The graph is freed here to make room for the second passes.
         del losses, found

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, require_whole
 from sharpness.flattening.passes import Passes
 from sharpness.steps import (
     Batch,
@@ -151,8 +151,8 @@ class FSDGPM:
             raise UserError(f"eta={self.eta}: FS-DGPM needs a positive step, usually 0.01")
         if not 0 < self.threshold <= 1:
             raise UserError(f"threshold={self.threshold}: FS-DGPM keeps a share of the energy, above 0 and at most 1")
-        if self.samples < 2 or self.inner < 1:
-            raise UserError(f"samples={self.samples}, inner={self.inner}: FS-DGPM needs at least 2 images and 1 part")
+        require_whole("samples", self.samples, 2)
+        require_whole("inner", self.inner, 1)
 
     def for_epoch(self, model: nn.Module, batches: Iterator[Batch | Shards], context: Context) -> Rule:
         # Before any hook is set: making the batches may evaluate the network.

@@ -40,7 +40,11 @@ class Passes:
     def __init__(self, model: nn.Module, context: Context) -> None:
         self.parameters = trainable(model)
         self._model, self._context = model, context
-        self._random, self._first = {context.generator: context.generator.get_state()}, True
+        # Dropout draws from the global generators.
+        generators = [context.generator, torch.default_generator]
+        if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
+            generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+        self._random, self._first = {g: g.get_state() for g in generators}, True
 
     @contextmanager
     def at(self, perturbation: Gradient | None = None) -> Iterator[None]:

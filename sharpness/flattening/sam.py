@@ -24,7 +24,7 @@ class SAM:
         w steps with G
 
     BatchNorm's running statistics move in the first pass only; weight decay acts in the optimiser, not in eps.
-    Both passes use the same random numbers of the loss. A step costs two gradients.
+    Both passes use the same random numbers, those of the loss and of dropout. A step costs two gradients.
 
     Re-weighted and margin losses need large radii (Rangwani et al., NeurIPS 2022): 0.5 for CE-DRW and 0.8 for
     LDAM-DRW on CIFAR-10-LT, compared with 0.1 for cross-entropy.

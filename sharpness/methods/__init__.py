@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ def build_recipe(method: str, longtail: LongTail, **options: Any) -> Recipe:
     """Build the recipe of a method for a data set; ``options`` are passed to the method's ``recipe`` function.
 
     Raises:
-        UserError: unknown method or option; the message lists the valid ones.
+        UserError: unknown method or option (the message lists the valid ones), or a number that is not finite.
     """
     return recipe_of(METHODS.choose(method), method, longtail, **options)
 
@@ -28,13 +29,16 @@ def recipe_of(function: Callable[..., Recipe], method: str, longtail: LongTail, 
     """Call the ``recipe`` function of a method.
 
     Raises:
-        UserError: an unknown option, or a function that does not return a recipe.
+        UserError: an unknown option, a number that is not finite, or a function that does not return a recipe.
     """
     known = [name for name in inspect.signature(function).parameters if name != "longtail"]
     for name in options:
         if name not in known:
             has = f"has {', '.join(known)}" if known else "has none"
             raise UserError(f"unknown option {name!r} of {method}: it {has}")
+        # Here, once for all methods: comparisons with a limit let NaN pass.
+        if isinstance(options[name], float) and not math.isfinite(options[name]):
+            raise UserError(f"{name}={options[name]}: {method} needs a finite number")
     recipe = function(longtail, **options)
     if not isinstance(recipe, Recipe):
         raise UserError(f"method {method} returned a {type(recipe).__name__}: return a sharpness.methods.Recipe")

@@ -40,8 +40,10 @@ class Published:
 
 
 def _stage(epochs: int, batch: int, lr: float, decay: float, schedule: Any = TO_ZERO, **more: Any) -> dict[str, Any]:
+    # Other schedules leave incomplete batches to the recipe: CC-SAM's released code drops them.
+    dropped = {"drop_last": True} if isinstance(schedule, CosineToZero) else {}
     return {"epochs": epochs, "batch_size": batch, "lr": lr, "weight_decay": decay, "schedule": schedule,
-            "drop_last": isinstance(schedule, CosineToZero), **more}  # fmt: skip
+            **dropped, **more}  # fmt: skip
 
 
 #: The steps for Places-LT in the code of OLTR and RSG.

@@ -2,6 +2,7 @@ r"""Translation of images from one class to another by gradients of two classifi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, require_whole
 
 TINY = 1e-10
 
@@ -50,8 +51,9 @@ class Translation:
     noise: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.step_length > 0 or self.noise < 0 or self.seed_weight < 0:
-            raise UserError(f"{self}: steps at least 1, step_length above 0, noise and seed_weight at least 0")
+        require_whole("steps", self.steps, 1)
+        if not (0 < self.step_length < math.inf and 0 <= self.noise < math.inf and 0 <= self.seed_weight < math.inf):
+            raise UserError(f"{self}: give a finite step_length above 0, and noise and seed_weight of at least 0")
 
     def start(self, pixels: Tensor, generator: Generator) -> Tensor:
         """Return the seeds (n, ch, h, w) with noise, in [0, 1]."""

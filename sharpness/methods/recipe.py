@@ -130,8 +130,7 @@ class Recipe:
         """
         if epochs is None:
             return self
-        if epochs < 1:
-            raise UserError(f"epochs={epochs}: give at least 1")
+        require_whole("epochs", epochs, 1)
         first = self.stages[0].epochs
         stages = [
             replace(s, epochs=epochs if i == 0 else max(min(1, s.epochs), round(s.epochs * epochs / first)))
@@ -148,8 +147,8 @@ class Recipe:
         None keeps the published size, but halves it until an epoch has ten steps or the size is at most 16. Sizes
         published for tens of thousands of images would give an epoch of a few hundred images only three steps.
         """
-        if batch_size is not None and batch_size < 2:
-            raise UserError(f"batch_size={batch_size}: BatchNorm needs at least 2")
+        if batch_size is not None:
+            require_whole("batch_size", batch_size, 2, ", which BatchNorm needs")
 
         def chosen(published: int) -> int:
             if batch_size is not None:

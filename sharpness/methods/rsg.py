@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.data import LongTail
-from sharpness.errors import UserError
+from sharpness.errors import UserError, require_whole
 from sharpness.methods.ldam import LDAM
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.rsg_module import RareSampleGenerator
@@ -88,10 +88,11 @@ class RSG(Loss):
     transfer_weight: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.centers < 1 or not 0 < self.head_share < 1 or not 0 < self.transfer_strength <= 1:
+        require_whole("centers", self.centers, 1)
+        if not 0 < self.head_share < 1 or not 0 < self.transfer_strength <= 1:
             raise UserError(
-                f"centers={self.centers}, head_share={self.head_share}, transfer_strength={self.transfer_strength}: "
-                "give at least 1 centre, a share between 0 and 1 and a strength above 0 to 1"
+                f"head_share={self.head_share}, transfer_strength={self.transfer_strength}: give a share between 0 and "
+                "1 and a strength above 0 to 1"
             )
 
     def parts(self, model: nn.Module, train_counts: tuple[int, ...]) -> nn.Module | None:

@@ -97,7 +97,7 @@ class History(KeptTable):
         }
         shown = Description.of(measure)
         ax = plot_lines(lines, ax, xlabel="Epoch", ylabel=shown.label, log=shown.symlog)
-        rates = part.drop_duplicates("epoch")[["epoch", "lr"]].dropna()
+        rates = part.drop_duplicates("epoch")[["epoch", "lr"]].query("lr > 0")
         if measure == "lambda_max" and len(rates):
             low, high = ax.get_ylim()
             ax.plot(

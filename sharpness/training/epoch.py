@@ -17,7 +17,7 @@ from sharpness.engine import distributed
 from sharpness.engine.class_sums import ClassSums, Scoring, class_sums
 from sharpness.flattening.spectral_normalization import normalized_layers, power_iteration
 from sharpness.methods import Stage
-from sharpness.methods.recipe import EpochTransform
+from sharpness.methods.recipe import EpochTransform, Transform
 from sharpness.models import Classifier
 from sharpness.steps import Batch, Context, EpochRule, Shards
 from sharpness.training.state import epoch_generator
@@ -57,12 +57,14 @@ def training_batches(
     """
     train, generator, shards = data.train, context.generator, context.shards
     late = stage.late(context.epoch)
-    sampler = late.sampler if late else stage.sampler
+    sampler, transform = (late.sampler, late.transform) if late else (stage.sampler, None)
     indices = epoch_indices(sampler, train.labels.cpu(), data.num_classes, generator).to(train.labels.device)
     smallest = stage.batch_size if stage.drop_last else 2 * shards
     chunks = [chunk for chunk in indices.split(stage.batch_size) if len(chunk) >= smallest]
+    if isinstance(transform, EpochTransform):  # once for all shards, which share the network
+        transform = transform.for_epoch(network, train, context)
     if shards == 1:
-        yield from made_batches(stage, network, data, context, chunks)
+        yield from made_batches(stage, network, data, context, chunks, transform)
         return
     # Every process draws the seeds of all shards and of the mixup weights.
     *seeds, mixing = torch.randint(2**62, (shards + 1,), generator=generator).tolist()
@@ -72,7 +74,7 @@ def training_batches(
     streams = [
         made_batches(
             stage, network, data, replace(context, generator=generators[s]), [pieces[s] for pieces in cut],
-            Generator().manual_seed(mixing),
+            transform, Generator().manual_seed(mixing),
         )
         for s in own
     ]  # fmt: skip
@@ -88,18 +90,17 @@ def made_batches(
     data: LongTailData,
     context: Context,
     chunks: Sequence[Tensor],
+    transform: Transform | None = None,
     mixing: Generator | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of the images at the given indices, with random numbers from the context.
 
     Args:
         chunks: indices of the images of each batch.
+        transform: transform of the batches.
         mixing: generator of the mixup weights; that of the context by default.
     """
-    train, generator, late = data.train, context.generator, stage.late(context.epoch)
-    transform = late.transform if late else None
-    if isinstance(transform, EpochTransform):
-        transform = transform.for_epoch(network, train, context)
+    train, generator = data.train, context.generator
     pixels = augment_batches(train.images, chunks, data.augmentation, data.padding, generator)
     for chunk, images in zip(chunks, pixels, strict=True):
         x, y = train.normalize(images), train.labels[chunk]

@@ -92,5 +92,6 @@ class Run:
         if self.watcher is not None:
             done = len(self.state.history)
             with all_trainable(self.network):
-                self.watcher.step(done, lr or None, events(self.recipe)[done - 1])
+                # A stage without epochs has no learning rate; a cosine may end at 0.
+                self.watcher.step(done, lr if epoch else None, events(self.recipe)[done - 1])
             self.state.watched = self.watcher.state_dict()

@@ -15,6 +15,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -23,6 +24,7 @@ import torch
 import sharpness
 from sharpness.cli import main
 from sharpness.clusters import do_all, parcelled
+from sharpness.clusters.engines import Jobs
 from sharpness.clusters.parcel import LARGE
 from sharpness.clusters.tasks import Task
 from sharpness.locks import node
@@ -151,6 +153,64 @@ def processes(network):
         yield found
 
 
+def patient(mark):
+    """Ends when it is told to, and tells how often it began."""
+    with (mark / "begun").open("a") as lines:
+        lines.write("begun\n")
+    while not (mark / "end").exists():
+        time.sleep(0.05)
+    return len((mark / "begun").read_text().splitlines())
+
+
+def deadly(mark):
+    """Kills its worker, once another one has begun."""
+    while not (mark / "begun").exists():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_death_is_that_of_one_task_and_the_others_go_on(processes, tmp_path):
+    other, dying = processes.submit(patient, tmp_path), processes.submit(deadly, tmp_path)
+    try:
+        with pytest.raises(sharpness.UserError, match="workers ended 3 times at one task"):
+            dying.result(60)
+    finally:
+        (tmp_path / "end").touch()
+    assert other.result(60) == 1
+
+
+class Engine:
+    """Stands for submitit: its jobs end when they are looked at for the fourth time."""
+
+    def __init__(self):
+        self.at_work, self.most = [], 0
+
+    def batch(self):
+        return nullcontext()
+
+    def submit(self, call, *arguments):
+        self.at_work.append(looks := [])
+        self.most = max(self.most, len(self.at_work))
+
+        def result():
+            self.at_work.pop()
+            return call(*arguments)
+
+        return SimpleNamespace(done=lambda: looks.append(1) or len(looks) > 3, result=result)
+
+
+def test_tasks_that_come_later_wait_for_a_free_job():
+    pytest.importorskip("submitit")
+    with Jobs("local", 2, {}) as executor:
+        executor._jobs = engine = Engine()
+        early = [executor.submit(pow, i, 2) for i in range(5)]
+        while not engine.at_work:
+            time.sleep(0.01)
+        late = [executor.submit(pow, i, 3) for i in range(5)]
+        assert [f.result(60) for f in early + late] == [i**2 for i in range(5)] + [i**3 for i in range(5)]
+    assert engine.most == 2
+
+
 @pytest.fixture(scope="module")
 def run(here):
     return here[0] / "runs" / "digits-lt-ce-seed0"
@@ -197,6 +257,19 @@ def test_a_scheduler_that_goes_away_ends_in_one_line_and_what_was_done_is_kept(r
     same(again, sharpness.eigenvalues(run, per_class=True, options={"limit_per_class": 1}))
 
 
+def test_a_command_goes_on_with_other_workers(run, tmp_path, monkeypatch):
+    """What is kept does not depend on --cluster: of ten classes, four are done, and six are left."""
+    left = Lost(6)
+    engines = {"processes:2": Lost(4), "processes:3": left}
+    monkeypatch.setattr(sharpness, "cluster", lambda given: nullcontext(engines[given]))
+    asked = ["spectrum", str(run), "--per-class", "--limit-per-class", "1", "-o"]
+    assert main([*asked, str(tmp_path / "there.csv"), "--cluster", "processes:2"]) == 2
+    assert main([*asked, str(tmp_path / "there.csv"), "--cluster", "processes:3"]) == 0
+    assert left.left == 0
+    assert main([*asked, str(tmp_path / "here.csv")]) == 0
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+
+
 def test_tensors_of_the_same_bytes_keep_their_types_and_shapes(tmp_path):
     number = LARGE // 4
     sent = [torch.zeros(2, number // 2), torch.zeros(number // 2, 2), torch.zeros(number, dtype=torch.int32)]
@@ -206,6 +279,28 @@ def test_tensors_of_the_same_bytes_keep_their_types_and_shapes(tmp_path):
     assert [(t.dtype, t.shape) for t in found[:3]] == [(t.dtype, t.shape) for t in sent]
     assert found[3] is found[0] and not any(t.any() for t in found)
     assert not list(tmp_path.iterdir())
+
+
+TENSORS = {
+    "bfloat16": lambda: torch.arange(LARGE).bfloat16(),
+    "float8": lambda: torch.arange(LARGE).remainder(7).to(torch.float8_e4m3fn),
+    "sparse": lambda: torch.eye(1000).to_sparse(),
+    "sparse rows": lambda: torch.eye(1000).to_sparse_csr(),
+    "quantized": lambda: torch.quantize_per_tensor(torch.arange(LARGE).float(), 0.5, 3, torch.qint8),
+    "conjugate": lambda: torch.full((LARGE,), 1 + 2j).conj(),
+    "negative bit": lambda: torch._neg_view(torch.arange(LARGE).float()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:TypedStorage", "ignore:.*quantize")
+@pytest.mark.parametrize("kind", TENSORS)
+def test_large_tensors_of_any_kind_reach_the_workers(kind, tmp_path):
+    sent = TENSORS[kind]()
+    with parcelled(sent, tmp_path) as parcel:
+        found = parcel._read()
+    assert (found.dtype, found.layout, found.shape) == (sent.dtype, sent.layout, sent.shape)
+    one, other = ((t.dequantize() if t.is_quantized else t).to_dense() for t in (found, sent))
+    assert torch.equal(*(t.float() if t.dtype == torch.float8_e4m3fn else t for t in (one, other)))
 
 
 def test_a_process_that_ends_leaves_the_parcels_of_others(tmp_path, monkeypatch):

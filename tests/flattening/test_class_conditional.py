@@ -193,6 +193,15 @@ def test_a_mix_of_weight_one_is_no_mix(problem, mixed, same, scope):
     same(gradients, expected)
 
 
+def test_a_parameter_that_the_network_does_not_use_changes_nothing(problem, mixed, same):
+    """Neither the number of weights nor their norm includes it."""
+    expected, _ = loop_over_classes(problem.model, mixed, "all")
+    problem.model.unused = torch.nn.Parameter(torch.full((500,), 9.0, dtype=torch.float64))
+    _, gradients = problem.run(ClassConditionalStep("all"), batch=mixed)
+    assert gradients.pop("unused") is None
+    same(gradients, expected)
+
+
 def test_the_radius_minimises_the_bound():
     """J(rho) = sqrt(k) rho |g| + |w| / (2 rho sqrt(n - 1)) is smallest at rho*."""
     w, g, k, n = 3.7, 0.21, 640, 45

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import FocalSAM, ImbSAM, Passes, ReweightedSAM, ascent, reweighted, sharpen_part
+from sharpness.flattening import ASAM, SAM, FocalSAM, ImbSAM, Passes, ReweightedSAM, ascent, reweighted, sharpen_part
 from sharpness.steps import Batch
 
 
@@ -39,6 +40,35 @@ def test_passes_start_from_the_same_random_numbers(problem):
             seen.append(torch.randn(4, generator=problem.context.generator))
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0], seen[2])
+
+
+class Scaled(nn.Module):
+    """Multiplies features by given numbers."""
+
+    def __init__(self, factors):
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, features):
+        return features * self.factors
+
+
+@pytest.mark.parametrize(
+    "rule", [SAM(0.5), ASAM(0.5), ImbSAM(rho=0.5), FocalSAM(rho=0.5)], ids=lambda r: type(r).__name__
+)
+def test_dropout_drops_the_same_in_all_passes_of_a_step_and_others_in_the_next(problem, same, rule):
+    """The step is that of a network whose features are multiplied by the mask of the first pass."""
+    head = problem.model.head
+    torch.manual_seed(5)
+    masks = [F.dropout(torch.ones(len(problem.batch.x), head.in_features, dtype=torch.float64)) for _ in range(2)]
+    expected = []
+    for mask in masks:
+        problem.model.head = nn.Sequential(Scaled(mask), head)
+        expected.append(problem.run(rule)[1])
+    problem.model.head = nn.Sequential(nn.Dropout(), head)
+    torch.manual_seed(5)
+    for gradients in expected:
+        same(problem.run(rule)[1], gradients)
 
 
 def test_a_gradient_is_taken_away_and_what_was_there_stays(problem, same):

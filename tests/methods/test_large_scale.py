@@ -41,6 +41,18 @@ def test_numbers_are_those_of_the_repositories(method, data):
             assert (stage.epochs, stage.batch_size, stage.lr, stage.weight_decay) == expected
 
 
+@pytest.mark.parametrize("data", ["imagenet-lt", "inat18", "places-lt"])
+def test_batches_that_a_method_drops_are_dropped_here_too(data):
+    """CC-SAM's released code drops incomplete ones in stage 1; classifier-balancing does, MiSLAS does not."""
+    dropped = {
+        ("cc-sam", True): [True, False], ("cc-sam", False): [False, False], ("mislas", False): [False, False],
+        ("crt", False): [data != "places-lt", True],
+    }  # fmt: skip
+    for (method, released), expected in dropped.items():
+        recipe = build_recipe(method, tail(data), **({"released_code": True} if released else {}))
+        assert [stage.drop_last for stage in recipe.stages] == expected
+
+
 @pytest.mark.parametrize(("method", "data"), PUBLISHED, ids=" ".join)
 def test_every_row_makes_a_card(method, data):
     recipe = build_recipe(method, tail(data))

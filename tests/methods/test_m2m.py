@@ -297,9 +297,9 @@ def test_with_a_helper_there_is_one_stage(cifar):
     [
         ({"beta": 1.0}, "beta=1.0"),
         ({"gamma": -0.1}, "gamma=-0.1"),
-        ({"steps": 0}, "steps at least 1"),
+        ({"steps": 0}, "steps=0: give an integer, at least 1"),
         ({"step_length": 0.0}, "step_length above 0"),
-        ({"seed_weight": -1.0}, "seed_weight at least 0"),
+        ({"seed_weight": -1.0}, "seed_weight of at least 0"),
         ({"helper": 3}, "helper=3"),
     ],
 )

@@ -1,13 +1,15 @@
 """Recipes are data."""
 
+import inspect
 from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 
 from sharpness import methods
 from sharpness.errors import UserError
-from sharpness.flattening import SAM
+from sharpness.flattening import OPERATIONS, SAM
 from sharpness.methods import METHODS, build_recipe
+from sharpness.methods.m2m_translation import Translation
 
 PUBLISHED = {
     "ce": [(200, 128)],
@@ -84,7 +86,7 @@ def test_later_stages_shorten_in_proportion(cifar, method, epochs, expected):
     assert rest == [replace(s, epochs=0) for s in recipe.stages]
 
 
-@pytest.mark.parametrize("epochs", [0, -3])
+@pytest.mark.parametrize("epochs", [0, -3, 2.5, float("nan")])
 def test_no_epochs_are_refused(cifar, epochs):
     with pytest.raises(UserError, match=f"epochs={epochs}"):
         build_recipe("ce", cifar()).with_epochs(epochs)
@@ -113,8 +115,31 @@ def test_a_batch_size_that_is_given_stands(cifar):
     assert [s.batch_size for s in recipe.stages] == [500, 500]
 
 
+def numbers_of(function):
+    """Names of the parameters that take a number."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if "int" in str(p.annotation) or "float" in str(p.annotation)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_method_and_no_operation_takes_a_number_that_is_none(cifar, value):
+    """A comparison such as ``share < 0`` lets NaN pass, which ends in a training that diverges or does nothing."""
+    options = [(name, option) for name in METHODS for option in numbers_of(METHODS[name])]
+    assert ("m2m", "seed_weight") in options and ("ldam-drw", "scale") in options
+    for method, option in options:
+        with pytest.raises(UserError, match=f"{option}={value}"):
+            build_recipe(method, cifar(), **{option: value})
+    for name in OPERATIONS:
+        for option in numbers_of(OPERATIONS[name]):
+            with pytest.raises(UserError, match=f"{option}={value}"):
+                OPERATIONS[name](**{option: value})
+    for option in ("seed_weight", "step_length", "noise", "steps"):
+        with pytest.raises(UserError, match=f"{option}={value}"):
+            Translation(**{option: value})
+
+
 def test_batches_of_one_are_refused(cifar):
-    with pytest.raises(UserError, match="batch_size=1: BatchNorm"):
+    with pytest.raises(UserError, match="batch_size=1: give an integer, at least 2, which BatchNorm needs"):
         build_recipe("ce", cifar()).with_batch_size(1, 380)
 
 

@@ -1,6 +1,7 @@
 """Trainings whose batches are cut into shards end in the same weights, however many processes share them."""
 
 import functools
+import json
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from sharpness.data.digits import digit_pools
 from sharpness.engine import distributed
 from sharpness.errors import UserError
 from sharpness.methods import METHODS
+from sharpness.methods.m2m import MajorToMinor
 from sharpness.models import BACKBONES, CifarResNet
 from sharpness.steps import PlainStep
 from sharpness.training import epoch
@@ -77,6 +79,31 @@ def train_all(cases, name, out):
     distributed.stop()
 
 
+def train_m2m(way, out):
+    """Translate in the last two of ten epochs; write down what was prepared and how many batches were changed."""
+    in_float64()
+    distributed.start()
+    prepare, translate, seen = MajorToMinor.for_epoch, MajorToMinor.__call__, {"prepared": 0, "changed": 0}
+
+    def prepared(self, *given):
+        seen["prepared"] += 1
+        return prepare(self, *given) if way == "folded" else self
+
+    def translated(self, network, batch, *given):
+        made = translate(self, network, batch, *given)
+        seen["changed"] += not torch.equal(made.x, batch.x)
+        return made
+
+    MajorToMinor.for_epoch, MajorToMinor.__call__ = prepared, translated
+    train(
+        "m2m", few_images("digits-lt"), f"{out}/run", epochs=10, seed=1, batch_size=32, device="cpu",
+        precision="float32", shards=V, beta=0.9, gamma=0.2, steps=2,
+    )  # fmt: skip
+    with open(f"{out}/{distributed.rank()}.json", "w") as file:
+        json.dump(seen, file)
+    distributed.stop()
+
+
 def command(dies, *arguments):
     """``sharpness train``, of which process ``dies`` ends in its second epoch."""
     in_float64()
@@ -113,6 +140,21 @@ def agree(cases, name, in_two_processes, tmp_path):
 
 def test_three_methods_and_a_rule_do_not_depend_on_the_number_of_processes(in_two_processes, tmp_path):
     agree(QUICK, "digits-lt", in_two_processes, tmp_path)
+
+
+def test_a_transform_is_prepared_once_an_epoch_and_changes_no_number(in_two_processes, tmp_path):
+    """Folded networks translate as the networks themselves do, whichever process holds a shard."""
+    found = {}
+    for way, processes in (("plain", 1), ("folded", 1), ("folded", 2)):
+        out = tmp_path / f"{way}{processes}"
+        out.mkdir()
+        in_two_processes(CALL, HERE, "train_m2m", way, out, processes=processes)
+        found[way, processes] = weights(out / "run")
+        seen = [json.loads((out / f"{rank}.json").read_text()) for rank in range(processes)]
+        assert [one["prepared"] for one in seen] == [2] * processes
+        assert sum(one["changed"] for one in seen) > 0
+    assert difference(found["folded", 1], found["plain", 1]) < 1e-10
+    assert difference(found["folded", 2], found["plain", 1]) < 1e-10
 
 
 @pytest.mark.distributed

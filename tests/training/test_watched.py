@@ -1,15 +1,18 @@
 """A monitor of a training: it changes nothing, resumes with the run, and measures what the run keeps."""
 
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from sharpness import Monitor, checkpoint_objective, eigenvalues, history, load_checkpoint, train
 from sharpness.cli import main
 from sharpness.data import LongTail
-from sharpness.methods import build_recipe
+from sharpness.methods import METHODS, build_recipe
 from sharpness.methods.events import events
+from sharpness.methods.schedules import CosineToZero
 from sharpness.probes.measures.recorder import small_sample
 
 WATCH = partial(Monitor, budget=1.0, samples=2, measures="loss,lambda_max")
@@ -44,6 +47,24 @@ def test_a_watched_run_has_the_weights_of_another_and_its_monitor_resumes(
     online = second[second.measure == "loss"]
     assert offline.value.to_numpy() == pytest.approx(online.value.to_numpy(), rel=1e-5)
     assert offline.event.tolist() == online.event.tolist()
+
+
+def test_a_learning_rate_of_zero_is_recorded_and_has_no_bound(tmp_path, few_digits, monkeypatch):
+    """That of the last epoch of classifier-balancing's cosine; the stage without epochs of tau-norm has none."""
+    published, made = METHODS["tau-norm"], []
+
+    def recipe(longtail):
+        whole = published(longtail)
+        return replace(whole, stages=(replace(whole.stages[0], schedule=CosineToZero()), *whole.stages[1:]))
+
+    monkeypatch.setitem(METHODS, "tau-norm", recipe)
+    watch = partial(Monitor, budget=1.0, samples=2, measures="loss,lambda_max")
+    train("tau-norm", few_digits, tmp_path, epochs=2, monitor=lambda *given: made.append(watch(*given)) or made[0])
+    rows = made[0].history.to_frame().drop_duplicates("epoch")
+    initial = published(few_digits.longtail).stages[0].lr
+    np.testing.assert_allclose(rows.lr.to_numpy(float), [initial / 2, 0, np.nan], rtol=1e-12)
+    (bound,) = (line for line in made[0].history.plot().lines if line.get_gid() == "stability")
+    np.testing.assert_allclose(bound.get_xydata(), [[1, 4 / initial]])
 
 
 def test_deferred_sampling_is_an_event():

@@ -131,7 +131,7 @@ def eigenvalues(
     asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": vectors, "errors": standard_errors}
     work = rows.work(settings["resume"], {**fields["provenance"], **asked})
     task = RowEigenvalues(work, k, which, tol, max_iterations, seed, kind, bootstrap, standard_errors, vectors)
-    if executor is not None and rows.several:
+    if executor is not None and rows.several and rows.present:
         share = k * (LARGEST if which == "LA" else LARGEST + SMALLEST) / SHORT
         short = partial(replace(task, work=Work(None, {}), k=1, max_iterations=SHORT), 0)
         announce_rows(rows.whole, "eigenvalues", short, share, rows.samples[rows.samples > 0].tolist(), executor)

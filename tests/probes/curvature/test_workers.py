@@ -69,6 +69,14 @@ def test_numbers_are_the_same_bits_with_two_threads_and_in_other_processes(name,
     assert len(executor.sent) >= (1 if name == "exact trace" else 4)  # the fifth class has no samples
 
 
+def test_rows_without_samples_are_announced_nowhere(objective, caplog):
+    """Groups of classes that are not in the data have no row to send, and no value."""
+    empty = Objective(objective.model, (objective.x, objective.y), num_classes=5, groups={"rare": (4,)})
+    caplog.set_level("INFO", logger="sharpness")
+    found = sharpness.eigenvalues(empty, per_group=True, executor=Elsewhere())
+    assert np.isnan(found.values).all()
+
+
 def test_rows_are_done_at_the_same_time(objective, threads, monkeypatch):
     """The first products of two rows wait for each other."""
     meeting, seen = threading.Barrier(2, timeout=60), set()
