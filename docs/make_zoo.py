@@ -41,6 +41,8 @@ def main() -> None:
         rows.append(f"| {manifest.method} | {numbers} | {epochs} epochs, seed {trained['seed']}, "
                     f"{trained['precision']}, {trained['device']}, torch {trained['torch']} |\n")  # fmt: skip
         print(rows[-1], end="", flush=True)
+    if not rows:
+        raise SystemExit(f"no METHOD/seed-{given.seed}/last.pt in {given.runs}: give a folder of finished runs")
     print(HEADER + "".join(rows))
 
 
