@@ -23,6 +23,7 @@ from threading import get_ident
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharpness.engine.program import Traced, Untraceable
 from sharpness.engine.program_builder import ProgramBuilder
@@ -54,7 +55,8 @@ def structure(module: nn.Module) -> list[Any]:
                 [
                     repr(t.item())
                     for key, t in m._buffers.items()
-                    if t is not None and t.numel() == 1 and t.device.type == "cpu" and key != "num_batches_tracked"
+                    if t is not None and t.numel() == 1 and t.device.type == "cpu"
+                    if not (isinstance(m, _BatchNorm) and key == "num_batches_tracked")
                 ],
             )
             for m in module.modules()

@@ -88,6 +88,7 @@ class MajorToMinor:
             return logits
 
         def translate(start: Tensor, classes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            # Folded here and not outside, so that a replayed graph reads the weights of its step.
             g, f = map(on_pixels, [folded.now() for folded in self.folded] if self.folded else networks)
             made = self.translation(start, classes, targets, g, f)
             with torch.no_grad():

@@ -124,7 +124,8 @@ def test_an_earlier_state_with_a_group_for_every_parameter_is_read(digits):
         assert (optimizer.state[p]["momentum_buffer"] == i).all()
 
 
-def test_calls_are_replayed_from_the_second_on(monkeypatch):
+@pytest.mark.parametrize("folded", [False, True])
+def test_calls_are_replayed_from_the_second_on(monkeypatch, folded):
     """M2m's translations of a batch are those that are computed for its slots alone, however many there are."""
     captured = []
 
@@ -149,7 +150,10 @@ def test_calls_are_replayed_from_the_second_on(monkeypatch):
         batch = Batch(data.train.normalize(data.train.images[chosen]).double(), data.train.labels[chosen])
 
         contexts = [Context(counts, 1, 1, torch.Generator().manual_seed(seed), replayed=r) for r in (None, replays)]
-        alone, replayed = (transform(network, batch, data.train, context).x for context in contexts)
+        way = transform.for_epoch(network, data.train, contexts[1]) if folded else transform
+        assert (way.folded is not None) == folded
+        alone = transform(network, batch, data.train, contexts[0]).x
+        replayed = way(network, batch, data.train, contexts[1]).x
         assert not torch.equal(alone, batch.x)
         torch.testing.assert_close(replayed, alone, rtol=1e-9, atol=1e-9)
     assert captured == [24]
