@@ -111,6 +111,7 @@ class Checkpoint:
             groups=t.group_convention,
             data_root=data_root,
             download=download,
+            **self.manifest.image_sides,
         )
         if split == "test":
             return data.described(t)  # the training images, of which all is on record, are not read for it

@@ -82,6 +82,10 @@ def _longtail(value: Any) -> bool:
     )
 
 
+def _sides(value: Any) -> bool:
+    return _named(value) and (not value or value.keys() == {"size", "resize"}) and all(map(_integer, value.values()))
+
+
 def _training(value: Any) -> bool:
     """Settings: epochs and batch sizes of the stages, a seed, and words."""
     checks: dict[str, Check] = {
@@ -139,6 +143,7 @@ class Manifest(Mapping[str, Any]):
         training: settings: epochs, batch sizes, seed, precision, versions.
         longtail: the training set.
         data_sha256: of its images and labels.
+        image_sides: for images from files, ``size`` and ``resize`` of ``load_data``, with which test images are read.
         history_sha256: of the history beside the file.
 
         family: who wrote a file that is not ours. This and the following are fields of such files.
@@ -171,6 +176,7 @@ class Manifest(Mapping[str, Any]):
     training: Mapping[str, Any] = _ours(_training, dict)
     longtail: LongTail | None = _ours(_longtail)
     data_sha256: str | None = _ours(_text)
+    image_sides: Mapping[str, int] = _ours(_sides, dict)
     history_sha256: str | None = _ours(_text)
 
     family: str | None = None

@@ -43,9 +43,18 @@ class Transform:
         """Description of the transform, which is part of the key of prepared images."""
         return f"shorter side {self.resize or self.size}, centre {self.size}, RGB"
 
+    @property
+    def sides(self) -> dict[str, int]:
+        """Both sides by name, as options of ``load_data``.
+
+        >>> Transform(16).sides
+        {'size': 16, 'resize': 16}
+        """
+        return {"size": self.size, "resize": self.resize or self.size}
+
 
 def content_key(images: ImageList, transform: Transform, skipped: tuple[int, ...] = ()) -> str:
-    """Key of the transformed images of a list, 64 hexadecimal digits; it does not depend on the path style."""
+    """Key of the transformed images of a list, 64 hexadecimal digits, by the list's fingerprint."""
     text = f"{images.fingerprint} {len(images)} {transform.words} {skipped}"
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -52,6 +52,18 @@ class ImageFiles:
         return ImageFiles(self.base, [self.names[i] for i in kept], [self.labels[i] for i in kept], self.class_names)
 
 
+def is_image(path: Path, folder: Path) -> bool:
+    """True for a name of an image without a hidden part below ``folder``.
+
+    Programs leave copies of images in hidden files and folders (``.ipynb_checkpoints``, ``._1.jpg``).
+
+    >>> [is_image(Path("images", name), Path("images")) for name in ("cat/1.JPG", "cat/._1.jpg", ".old/1.jpg")]
+    [True, False, False]
+    """
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in SUFFIXES and not hidden
+
+
 def class_folders(folder: Path, class_names: Sequence[str] | None = None) -> ImageFiles:
     """Find images in one folder per class; labels follow ``class_names``, by default the sorted folder names.
 
@@ -74,7 +86,7 @@ def class_folders(folder: Path, class_names: Sequence[str] | None = None) -> Ima
     for label, name in enumerate(names):
         if name not in folders:
             continue
-        found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        found = sorted(p for p in (folder / name).rglob("*") if is_image(p, folder) and p.is_file())
         if not found:
             raise UserError(f"{folder / name} holds no images ({', '.join(SUFFIXES[:4])}, ...): add some or remove it")
         files += [str(p.relative_to(folder)) for p in found]

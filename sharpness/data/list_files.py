@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sharpness.data.image_files import SUFFIXES, list_lines, parsed_lines
+from sharpness.data.image_files import is_image, list_lines, parsed_lines
 from sharpness.data.path_styles import by_class
 from sharpness.errors import UserError
 from sharpness.untrusted.refused import Refused
@@ -36,6 +36,8 @@ class ImageList:
         labels: ``(n,)`` int64; -1 for the images of an open set.
         lines: ``(n,)`` line numbers from 1 on; positions in a JSON file or folder.
         blob: the result of ``git hash-object`` for the unpacked list; None for JSON and folders.
+        whole: whether the fingerprint hashes whole names, as for lists of your own. Published lists are distributed in
+            several path styles, and only their file names are the same in all of them.
     """
 
     part: str
@@ -44,16 +46,16 @@ class ImageList:
     labels: np.ndarray
     lines: np.ndarray
     blob: str | None = None
+    whole: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 12 hexadecimal digits of the SHA-1 of ``label/file name`` lines, independent of the path style."""
-        text = "".join(
-            f"{label}/{name.rpartition('/')[2]}\n" for label, name in zip(self.labels, self.names, strict=True)
-        )
+        """First 12 hexadecimal digits of the SHA-1 of ``label/name`` lines, with file names unless ``whole``."""
+        names = self.names if self.whole else [name.rpartition("/")[2] for name in self.names]
+        text = "".join(f"{label}/{name}\n" for label, name in zip(self.labels, names, strict=True))
         return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:12]
 
     @property
@@ -148,7 +150,8 @@ def tree_parts(root: Path, held_out: int = 3) -> dict[str, ImageList]:
     """
     tree = next((p for p in (root / "train_val2018", root) if p.is_dir()), root)
     folders = sorted(
-        (p for group in sorted(tree.iterdir()) if group.is_dir() for p in group.iterdir() if p.is_dir()), key=str
+        (p for group in sorted(tree.iterdir()) if group.is_dir() for p in group.iterdir()
+         if p.is_dir() and not p.name.startswith(".")), key=str
     ) if tree.is_dir() else []  # fmt: skip
     if not folders:
         raise UserError(f"{root} has no train_val2018/GROUP/ID folders: give lists=, or the root of the images")
@@ -157,7 +160,7 @@ def tree_parts(root: Path, held_out: int = 3) -> dict[str, ImageList]:
         if not (folder.name.isdecimal() and folder.name.isascii() and len(folder.name) < 7):
             raise UserError(f"{folder} is no label: folders below a group are numbers from 0 on")
         label = int(folder.name)
-        files = sorted(p.relative_to(root).as_posix() for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        files = sorted(p.relative_to(root).as_posix() for p in folder.iterdir() if is_image(p, folder))
         # A class of one image goes to training: what is not trained on cannot be tested.
         cut = len(files) - min(held_out, len(files) - 1) if files else 0
         kept["train"] += [(name, label) for name in files[:cut]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,11 @@ def find_lists(name: str, root: str | Path | None, lists: str | Path | Sequence[
     folder = Path(str(lists if lists is not None else root)).expanduser()
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give the folder of the lists with lists= (--lists)")
-    parts = {part: read_list(part, path) for part in known.lists if (path := _found(folder, known.lists[part]))}
+    parts = {
+        part: replace(read_list(part, path), whole=known.whole_names)
+        for part in known.lists
+        if (path := _found(folder, known.lists[part]))
+    }
     if not parts and known.tree and root is not None:
         parts = tree_parts(Path(root).expanduser())
         logger.warning(
@@ -176,7 +180,8 @@ def _sources(
     if is_prepared(root):
         described = read_description(root)
         _require_prepared(name, root, described, size, resize, lists)
-        prepared = {part: PreparedSource(root, entry) for part, entry in described["parts"].items()}
+        transform = Transform(described["size"], described["resize"])
+        prepared = {part: PreparedSource(root, entry, transform) for part, entry in described["parts"].items()}
         return prepared, tuple(map(str, described["class_names"])), str(described["parts"]["train"]["fingerprint"])
     found = find_lists(name, root, lists)
     if size is None and resize is not None:

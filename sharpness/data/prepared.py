@@ -47,13 +47,14 @@ class PreparedSource:
     Args:
         folder: of :func:`prepare`.
         entry: the part's description in ``prepared.json``.
+        transform: how its images were made.
 
     Raises:
         UserError: a file that is missing or has another length than described.
     """
 
-    def __init__(self, folder: Path, entry: dict[str, Any]) -> None:
-        self.path = folder / entry["images"]
+    def __init__(self, folder: Path, entry: dict[str, Any], transform: Transform | None = None) -> None:
+        self.path, self.transform = folder / entry["images"], transform
         self.key, self.image_shape = str(entry["key"]), tuple(entry["shape"])
         self._bytes = int(np.prod(self.image_shape))
         self._file: int | None = None
@@ -129,7 +130,9 @@ def prepare(
     name: str, lists: dict[str, ImageList], root: Path, out: Path, transform: Transform,
     folders: tuple[str, ...], *, policy: str = "stop", workers: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Decode the images of lists into a folder, part after part; finished parts are kept.
+    """Decode the images of lists into a folder, part after part.
+
+    Finished parts are kept, unless images that could not be read then can be read now.
 
     Args:
         name: of the data set.
@@ -161,16 +164,34 @@ def prepare(
                 )
             described["parts"] = known["parts"]
         for part, images in lists.items():
-            images = images.sorted_by_class()
-            source = FileSource(images, root, transform, folders)
+            source = FileSource(images.sorted_by_class(), root, transform, folders)
             entry = described["parts"].get(part)
             # By the key of list and transform: a part of another list must not pass for this one.
             if entry is not None and entry["list"] != source.key:
                 raise UserError(f"{out} has the part {part} of another list than {images.path}: give another folder")
-            if entry is None or not _is_whole(out, entry):
-                described["parts"][part] = _prepared_part(part, source, out, policy, workers)
+            if entry is None or not _is_whole(out, entry) or _is_restored(source, entry, policy):
+                prepared = _prepared_part(part, source, out, policy, workers)
+                # That of the list as it is, by which a training on the files themselves names its images.
+                described["parts"][part] = prepared | {"fingerprint": images.fingerprint}
                 write_atomically(out / DESCRIPTION, _writer(described))
     return described
+
+
+def _is_restored(source: FileSource, entry: Mapping[str, Any], policy: str) -> bool:
+    """True if images that could not be read when a part was prepared can be read now.
+
+    Raises:
+        UserError: they still cannot, and the policy is to stop at them.
+    """
+    lost = np.array(entry.get("lost", []), dtype=np.int64)
+    if len(lost) < len(entry["skipped"]):
+        return True  # prepared by a version that did not note which
+    if not len(lost):
+        return False
+    ((_, _, kept, wrong),) = decoded(source, [lost], pixels=False)
+    if wrong and policy == "stop":
+        raise UserError(f"{wrong[0][1]} (--policy skip leaves such images out)")
+    return bool(len(kept))
 
 
 def _is_whole(folder: Path, entry: dict[str, Any]) -> bool:
@@ -231,7 +252,7 @@ def _prepared_part(part: str, source: FileSource, out: Path, policy: str, worker
     return {
         "images": paths["images"].name, "rows": state["rows"], "shape": list(source.image_shape), "list": source.key,
         "key": content_key(source.images, source.transform, tuple(index for index, _ in skipped)),
-        "fingerprint": source.images.fingerprint, "blob": source.images.blob,
+        "blob": source.images.blob, "lost": [index for index, _ in skipped],
         "skipped": [message for _, message in skipped],
         "skipped_per_class": {str(label): number for label, number in sorted(classes.items())},
     }  # fmt: skip

@@ -45,6 +45,7 @@ class PublishedData:
         augmentation: of training images, a name of ``sharpness.data.AUGMENTATIONS``.
         groups: the usual convention.
         tree: whether a bare tree of folders tells the labels.
+        whole_names: whether its images are told apart by their whole names (``ImageList.whole``).
     """
 
     lists: Mapping[str, tuple[str, ...]]
@@ -54,6 +55,7 @@ class PublishedData:
     augmentation: str = "resized-crop-jitter"
     groups: str = "oltr"
     tree: bool = False
+    whole_names: bool = False
 
 
 def _lists(name: str) -> dict[str, tuple[str, ...]]:
@@ -83,7 +85,7 @@ PUBLISHED: Mapping[str, PublishedData] = {
         model="resnet10",
         augmentation="crop",
     ),
-    "list": PublishedData({part: (part,) for part in ("train", "val", "test", "open")}, None),
+    "list": PublishedData({part: (part,) for part in ("train", "val", "test", "open")}, None, whole_names=True),
 }
 
 

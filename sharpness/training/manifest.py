@@ -31,6 +31,7 @@ def manifest_of(
         pretrained: the initial weights, if they come from a file.
     """
     method, training, other = identity["method"], identity["training"], data.other_augmentation
+    transform = getattr(getattr(data.train.images, "source", None), "transform", None)
     unusual = [*([augmentation_label(other)] if other else []), *(["pretrained"] if pretrained else [])]
     card = [stage_card(s, data.augmentation, recipe.shards) for s in recipe.stages]
     if pretrained is not None:
@@ -49,6 +50,7 @@ def manifest_of(
         training={**training, "sharpness": __version__, "torch": str(torch.__version__), "device": device},
         longtail=data.longtail,
         data_sha256=identity["data_sha256"],
+        image_sides=transform.sides if transform else {},
         normalization=Standardization(data.train.mean, data.train.std),
     )
 

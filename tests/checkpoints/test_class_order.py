@@ -6,7 +6,8 @@ import torch
 
 from sharpness import UserError, checkpoint_objective, load_checkpoint, measure
 from sharpness.checkpoints import save_checkpoint
-from sharpness.data import load_data, read_images
+from sharpness.data import DATASETS, load_data, read_images
+from sharpness.data.standardization import Standardization
 from sharpness.models import ResNet, build_model
 
 
@@ -51,6 +52,21 @@ def test_gcl_on_places(saved):
 def test_saddle_longtail_sorts_and_rsg_does_not(saved, head, order):
     path = saved({"state_dict": {**small(), f"{head}.weight": torch.randn(64, 1000)}, "best_acc1": 1.0})
     assert load_checkpoint(path).manifest.class_order == order
+
+
+@pytest.mark.parametrize(("classes", "scale"), [(365, 50), (8142, 50), (1000, 30)])
+def test_the_scale_of_rsg_is_that_of_its_data_set(saved, classes, scale):
+    path = saved({"state_dict": {**small(), "fc_.weight": torch.randn(64, classes)}, "best_acc1": 1.0})
+    manifest = load_checkpoint(path).manifest
+    assert (manifest.model.head, manifest.model.scale) == ("cosine", scale)
+
+
+@pytest.mark.parametrize("family", ["mislas", "rsg"])
+def test_inaturalist_has_constants_and_a_name_that_load_data_knows(saved, family):
+    rsg = {"state_dict": {**small(), "fc_.weight": torch.randn(64, 8142)}, "best_acc1": 1.0}
+    manifest = load_checkpoint(saved(mislas(8142) if family == "mislas" else rsg)).manifest
+    assert manifest.dataset in DATASETS
+    assert manifest.normalization == Standardization((0.466, 0.471, 0.380), (0.195, 0.194, 0.192))
 
 
 COUNTS = [40, 40, 90, 7, 40, 7, 60, 7, 7, 40, 7, 60, 7, 7, 40, 90, 7, 40, 40, 7]

@@ -409,6 +409,15 @@ def test_d_appends_its_zeros(tmp_path):
     assert (m.family, m.extra["input_range"], m.epoch) == ("M2m", [0, 1], 180)
 
 
+def test_a_net_beside_the_state_of_a_generator_is_not_of_m2m(tmp_path):
+    """Mixup's published code writes both, with networks whose shortcuts put zeros on either side."""
+    s = cifar_state((2, 1, 1))
+    net = {**s, "linear.weight": HEAD["weight"], "linear.bias": HEAD["bias"]}
+    path = saved(tmp_path, {"net": net, "acc": 69.13, "epoch": 180, "rng_state": torch.ByteTensor(8)})
+    m = check(path, linear(cifar_features(s, X, (2, 1, 1)), HEAD["weight"], HEAD["bias"])).manifest
+    assert (m.family != "M2m", m.subset) == (True, None)
+
+
 def test_e_leaves_dead_blocks_out(tmp_path):
     blocks = (2, 2, 1)
     s = cifar_state(blocks)

@@ -70,6 +70,15 @@ def test_a_folder_per_class(folder, images):
     assert torch.equal(data.inputs, planes(images[[3, 0, 1, 2, 4, 5]]))
 
 
+def test_hidden_copies_of_images_are_no_images(folder):
+    before = read_images(folder).train_counts
+    first = next((folder / "bee").glob("*.*"))
+    (folder / "bee/.ipynb_checkpoints").mkdir()
+    for copy in (f".ipynb_checkpoints/a-checkpoint{first.suffix}", f"._{first.name}"):
+        (folder / "bee" / copy).write_bytes(first.read_bytes())
+    assert read_images(folder).train_counts == before
+
+
 def test_class_names_set_the_order_and_may_be_more(folder, images):
     data = read_images(folder, class_names=("bee", "dog", "ant", "cat"))
     assert data.labels.tolist() == [0, 0, 0, 2, 3, 3]

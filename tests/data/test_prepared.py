@@ -148,6 +148,55 @@ def test_damaged_images_stop_or_are_skipped_and_recorded(damaged, tmp_path):
     assert load_data("list", root=tmp_path / "p").train.sha256() != load_data("list", root=root, size=8).train.sha256()
 
 
+def test_images_that_were_lost_are_prepared_once_they_are_back(damaged, pictures, tmp_path):
+    root, lines = damaged
+    first = made(root, tmp_path / "p", policy="skip")
+    assert made(root, tmp_path / "p", policy="skip") == first
+    with pytest.raises(UserError, match=rf"line {lines['c0/1']}: .*damaged"):
+        made(root, tmp_path / "p")
+    assert len(load_data("list", root=tmp_path / "p").train) == 20  # a refusal leaves what was prepared
+    (root / "train/c1/2.png").write_bytes((pictures / "train/c1/2.png").read_bytes())
+    assert made(root, tmp_path / "p", policy="skip")["parts"]["train"]["skipped_per_class"] == {"0": 1}
+    (root / "train/c0/1.png").write_bytes((pictures / "train/c0/1.png").read_bytes())
+    assert made(root, tmp_path / "p")["parts"]["train"]["skipped"] == []
+    data = [load_data("list", root=tmp_path / "p"), load_data("list", root=root, size=8)]
+    assert data[0].train.sha256() == data[1].train.sha256()
+    assert torch.equal(data[0].train.images[:], data[1].train.images[:])
+
+
+def test_lists_of_other_folders_with_the_same_file_names_are_others(pictures, tmp_path):
+    for folder in ("photo", "sketch"):
+        for file in pictures.rglob("*.png"):
+            (tmp_path / folder / file.relative_to(pictures)).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / file.relative_to(pictures)).write_bytes(file.read_bytes())
+        (tmp_path / f"of-{folder}").mkdir()
+        for part in ("train", "test"):
+            lines = (pictures / f"{part}.txt").read_text().splitlines()
+            (tmp_path / f"of-{folder}/{part}.txt").write_text("\n".join(f"{folder}/{line}" for line in lines))
+    found = [find_lists("list", tmp_path, tmp_path / f"of-{folder}") for folder in ("photo", "sketch")]
+    sets = [load_data("list", root=tmp_path, lists=tmp_path / f"of-{f}", size=8).train for f in ("photo", "sketch")]
+    assert sets[0].sha256() != sets[1].sha256()
+    prepare("list", dict(found[0].parts), tmp_path, tmp_path / "p", Transform(8), found[0].class_names)
+    with pytest.raises(UserError, match="has the part train of another list"):
+        prepare("list", dict(found[1].parts), tmp_path, tmp_path / "p", Transform(8), found[1].class_names)
+
+
+def test_a_training_on_files_finds_its_images_when_they_are_prepared(pictures, prepared, tmp_path):
+    """Lists in any order: that of this one is not by class."""
+    files, rows = load_data("list", root=pictures, size=8), load_data("list", root=prepared)
+    assert files.longtail == rows.longtail
+    sharpness.train("ce", files, epochs=1, model="resnet8", out=tmp_path / "run", device="cpu")
+    checkpoint = sharpness.load_checkpoint(tmp_path / "run")
+    assert checkpoint.manifest.image_sides == {"size": 8, "resize": 8}
+    for root in (pictures, prepared):
+        for split in ("train", "test"):
+            data = checkpoint.load_data(str(root), split=split)
+            assert torch.equal(data.test.images[:], files.test.images[:])
+    made(pictures, tmp_path / "q", size=9)
+    with pytest.raises(UserError, match="size 8, but .* has 9"):
+        checkpoint.load_data(str(tmp_path / "q"), split="test")
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sharpness.data.cifar import MEAN, STD
-from sharpness.data.published_lists import IMAGENET
+from sharpness.data.published_lists import IMAGENET, INATURALIST
 from sharpness.data.standardization import Standardization
 
 CIFAR = Standardization(MEAN, STD)
@@ -45,7 +45,7 @@ def setups(profile: str = "exp", subset: str | None = "ldam_seed0", large_order:
         100: Setup("cifar100-lt", CIFAR, rule, "label"),
         1000: Setup("imagenet-lt", IMAGENET, lists, large_order, notes),
         365: Setup("places-lt", IMAGENET, lists, large_order, notes),
-        8142: Setup("inaturalist2018", IMAGENET, lists, large_order, notes),
+        8142: Setup("inat18", INATURALIST, lists, large_order, notes),
     }
 
 

@@ -35,6 +35,8 @@ SORTED = setups() | {
     if classes in (1000, 8142)
 }
 CODE = Code("LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM or GCL", SORTED, HEADS, ignored=("RSG",))
+#: RSG's scale on Places-LT and iNaturalist 2018, by number of classes; elsewhere it is the usual one.
+RSG_SCALES = {365: 50.0, 8142: 50.0}
 _DOUBT = "LDAM-DRW and its relatives write such files as well: family='ldam' (--family ldam) takes it as theirs"
 
 
@@ -78,7 +80,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     else:
         known["notes"] = ["the imbalance is not recorded: pass imbalance= with data="]
     rsg = any("RSG" in name or name.startswith("fc_.") for name in state)
-    code = replace(CODE, setups=setups()) if rsg else CODE
+    code = replace(CODE, setups=setups(), heads=_heads_of_rsg(state)) if rsg else CODE
     if options.stage2 is None:
         return assemble(code, state, path, options, prefix=prefix, **known)
     second = options.stage2.get("state_dict") if isinstance(options.stage2, Mapping) else None
@@ -96,6 +98,12 @@ def _is_normalised(state: Mapping[str, Tensor]) -> bool:
     heads = {n: t for n, t in state.items() if n.rpartition(".")[0] in ("linear", "fc", "fc_")}
     weights = [t for n, t in heads.items() if n.endswith(".weight")]
     return len(heads) == len(weights) == 1 and weights[0].ndim == 2 and len(weights[0]) == features
+
+
+def _heads_of_rsg(state: Mapping[str, Tensor]) -> HeadHabits:
+    """The habits of RSG's heads, whose scale depends on the data set."""
+    widths = [t.shape[1] for n, t in state.items() if n in ("fc_.weight", "linear.weight") and t.ndim == 2]
+    return replace(HEADS, scale=RSG_SCALES.get(widths[0], HEADS.scale)) if widths else HEADS
 
 
 def _is_for_small_images(state: Mapping[str, Tensor]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -13,13 +12,11 @@ from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Code, Options, Reading, assemble, is_state, recorded
 from sharpness.checkpoints.networks import State, block_counts
 from sharpness.checkpoints.prefixes import strip_prefixes
-from sharpness.data.published_lists import INATURALIST
 from sharpness.errors import UserError
 
 REQUIRED = ("state_dict_model", "state_dict_classifier")
 PARTS = (*REQUIRED, "state_dict_block", "state_dict_lws_model")
-_RANKED = setups(large_order="introsort")
-CODE = Code("MiSLAS", _RANKED | {8142: replace(_RANKED[8142], normalization=INATURALIST)})
+CODE = Code("MiSLAS", setups(large_order="introsort"))
 
 
 def matches(content: Any) -> bool:
