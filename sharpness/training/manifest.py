@@ -31,6 +31,7 @@ def manifest_of(
         pretrained: the initial weights, if they come from a file.
     """
     method, training, other = identity["method"], identity["training"], data.other_augmentation
+    # Images in memory have no transform: their data set gives them one size.
     transform = getattr(getattr(data.train.images, "source", None), "transform", None)
     unusual = [*([augmentation_label(other)] if other else []), *(["pretrained"] if pretrained else [])]
     card = [stage_card(s, data.augmentation, recipe.shards) for s in recipe.stages]
