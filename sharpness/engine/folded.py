@@ -52,7 +52,9 @@ class Folded:
             self._traced = trace_whole(module, sample)
             known = {id(t) for t in (*module.parameters(), *module.buffers())}
             if any(id(t) not in known for t in self._traced.sources.values()):
-                raise Untraceable("it computes with buffers, which torch.fx takes for constants")
+                raise Untraceable(
+                    "it computes with tensors that are no parameters or buffers, as if they were constants"
+                )
             moving = frozenset({INPUT, *self._traced.sources})
             self._inference = Inference(self._traced, sample, moving, dtype, by_inputs=True)
             Inference(self._traced, sample, moving, torch.float64).require_trust(module, self._traced.sources, sample)

@@ -13,7 +13,8 @@ remain exact, and no batch needs the element-wise operations of BatchNorm. A Bat
 convolution becomes ``s x + t``.
 
 Convolutions, linear layers, ReLU and sums have explicit rules; every other node of the graph becomes a ``Smooth``
-operation. Values that do not depend on a parameter in scope are constants.
+operation. Values that do not depend on a parameter in scope are constants. What a forward pass computes from buffers
+alone is part of the prologue too, because buffers change in training.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def first_line(error: BaseException) -> str:
 def structure(module: nn.Module) -> list[Any]:
     """Return the parts of a module on which a trace depends: submodules, their tensors and hooks, plain attributes.
 
-    Buffers with a single number count as attributes, because a forward pass may branch on them; in eval mode, none
-    branches on the number of batches that a BatchNorm has seen.
+    Buffers with a single number (``_is_setting``) count as attributes; in eval mode, no forward pass branches on the
+    number of batches that a BatchNorm has seen.
     """
     plain = (bool, int, float, str)
     # During a call in another thread, a layer may have other tensors, which would look like a changed model.
@@ -55,12 +56,17 @@ def structure(module: nn.Module) -> list[Any]:
                 [
                     repr(t.item())
                     for key, t in m._buffers.items()
-                    if t is not None and t.numel() == 1 and t.device.type == "cpu"
+                    if t is not None and _is_setting(t)
                     if not (isinstance(m, _BatchNorm) and key == "num_batches_tracked")
                 ],
             )
             for m in module.modules()
         ]
+
+
+def _is_setting(buffer: Tensor) -> bool:
+    """Return True for a single number on a CPU, which a forward pass may branch on and which is compared at no cost."""
+    return buffer.numel() == 1 and buffer.device.type == "cpu"
 
 
 def trace(module: nn.Module, sample: Tensor, in_scope: Sequence[Tensor]) -> Traced:
@@ -103,8 +109,33 @@ def _graph(module: nn.Module) -> fx.Graph:
             nn.Module.__call__, nn.Module.__getattr__ = before  # type: ignore[method-assign]
 
 
+class _Buffer(fx.Proxy):
+    """A buffer in a trace: its values are unknown, its shape and type are those that the traced structure has."""
+
+    def __init__(self, node: fx.Node, tracer: fx.Tracer, tensor: Tensor) -> None:
+        super().__init__(node, tracer)
+        self.tensor = tensor
+
+    shape = property(lambda self: self.tensor.shape)
+    ndim = property(lambda self: self.tensor.ndim)
+    dtype = property(lambda self: self.tensor.dtype)
+    device = property(lambda self: self.tensor.device)
+
+    def size(self, *axis: int) -> Any:
+        return self.tensor.size(*axis)
+
+    def dim(self) -> int:
+        return self.tensor.dim()
+
+    def numel(self) -> int:
+        return self.tensor.numel()
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+
 class _Tracer(fx.Tracer):
-    """A tracer that only records calls of its own thread; calls of other threads run normally."""
+    """A tracer that records what is computed from buffers, and only calls of its own thread: others run normally."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,4 +147,13 @@ class _Tracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if get_ident() != self.thread:
             return attr_val
+        # Without a proxy, operations on buffers alone would run now, and a trace would keep their results as constants.
+        if isinstance(attr_val, Tensor) and not isinstance(attr_val, nn.Parameter) and not _is_setting(attr_val):
+            for name, buffer in self.root.named_buffers():
+                if buffer is attr_val:
+                    if name not in parameter_proxy_cache:
+                        parameter_proxy_cache[name] = self.create_proxy(
+                            "get_attr", name, (), {}, proxy_factory_fn=lambda node: _Buffer(node, self, attr_val)
+                        )
+                    return parameter_proxy_cache[name]
         return super().getattr(attr, attr_val, parameter_proxy_cache)

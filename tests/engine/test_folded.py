@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sharpness.engine.folded import Folded, Refolded, folded
+from sharpness.engine.program import Untraceable
 from sharpness.models import build_model
 
 
@@ -46,6 +47,39 @@ def test_after_every_epoch_the_outputs_are_those_of_the_module_and_it_is_traced_
         torch.testing.assert_close(refolded.now(x[:2])(x), outputs(network, x), rtol=1e-9, atol=1e-9)
         assert all(m.training for m in network.modules())
     assert made == [1]
+
+
+class ByHand(nn.BatchNorm2d):
+    """BatchNorm in eval mode with a scale that is computed from buffers alone, as that of a frozen one."""
+
+    def forward(self, x):
+        if self.training:
+            return super().forward(x)
+        scale = (self.running_var + self.eps).rsqrt()
+        return (x - self.running_mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
+
+
+def test_what_is_computed_from_buffers_alone_is_folded_and_follows_them(x):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), ByHand(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+    network = nn.Sequential(*layers).double().train()
+    refolded = Refolded(network, nullcontext)
+    for _ in range(3):
+        step(network, x)
+        now = refolded.now(x[:2])
+        assert now is not network
+        torch.testing.assert_close(now(x), outputs(network, x), rtol=1e-9, atol=1e-9)
+
+
+def test_tensors_that_are_no_buffers_are_not_taken_for_constants(x):
+    class Shifting(ByHand):
+        def forward(self, x):
+            return super().forward(x) + 2 * self.bound
+
+    network = Shifting(3).double().eval()
+    network.bound = torch.ones(1, 3, 1, 1).double()
+    with pytest.raises(Untraceable, match="no parameters or buffers"):
+        Folded(network, x[:2], torch.float64)
 
 
 @pytest.mark.parametrize("change", ["hook", "attribute", "layer", "parameter"])

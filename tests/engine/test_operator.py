@@ -111,6 +111,66 @@ def test_residuals_of_other_weights_are_never_used(build, close, change, kind):
     assert objective._engine.route.startswith("traced")
 
 
+class Combining(nn.Module):
+    """Normalises by hand, and computes with buffers and a frozen parameter alone before the input comes in."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.gain = nn.Parameter(torch.rand(6), requires_grad=False)
+        for name in ("mean", "var", "mask"):
+            self.register_buffer(name, torch.rand(6) + 0.5)
+        self.register_buffer("order", torch.randperm(6))
+        self.register_buffer("shift", torch.tensor(0.3))
+
+    def forward(self, x):
+        z = (self.first(x) - self.mean) / (self.var + 1e-5).sqrt()
+        scale = self.mask[self.order] * self.gain.exp() * (self.mask > 0.9)
+        for i in range(len(self.mask) - self.mask.shape[0] + self.mask.size(0) // 6):
+            scale = scale + i + self.shift * self.var
+        return self.last(torch.tanh(z * scale.view(1, -1)))
+
+
+def scaled(name):
+    def change(model):
+        with torch.no_grad():
+            model.get_parameter(name).mul_(2) if name == "gain" else model.get_buffer(name).mul_(2)
+
+    return change
+
+
+COMBINED = {
+    "state": lambda model: model.load_state_dict(
+        {n: t * 1.5 if t.is_floating_point() else t.flip(0) for n, t in model.state_dict().items()}
+    ),
+    "order": lambda model: model.order.copy_(model.order.flip(0)),
+    **{name: scaled(name) for name in ("mean", "var", "mask", "gain", "shift")},
+}
+
+
+@pytest.mark.parametrize("change", COMBINED)
+def test_what_is_computed_from_buffers_alone_follows_them(wrap, close, change):
+    torch.manual_seed(0)
+    network = wrap(Combining(), torch.randn(5, 4))
+    objective = network.objective()
+    v = direction(objective)
+    before, gradient = objective.hvp(v), objective.gradient()
+    COMBINED[change](network.model)
+    fresh = network.objective()
+    for kind in ("hessian", "ggn"):
+        close(objective.hvp(v, kind=kind), fresh.hvp(v, kind=kind))
+    close(objective.hvp(v), network.hessian_product(objective.parameters, v))
+    close(objective.gradient(), fresh.gradient())
+    close(objective.gradient(), network.gradient(objective.parameters))
+    assert float((before - fresh.hvp(v)).norm()) > 1e-3 * float(before.norm())
+    assert float((gradient - fresh.gradient()).norm()) > 1e-3 * float(gradient.norm())
+    with objective.operator() as operator:
+        operator(v)
+        COMBINED[change](network.model)
+        close(operator(v), network.hessian_product(objective.parameters, v))
+    assert objective._engine.route.startswith("traced") and "_tensor_constant0" not in vars(network.model)
+
+
 def test_inside_at_products_are_those_of_the_moved_weights_and_afterwards_of_the_old(build, close):
     network = build("ResNet-8, cosine")
     objective = network.objective()
