@@ -123,7 +123,8 @@ class Monitor:
             return None
         # Another stage may have a new head, or train other parameters.
         here = [(id(p), p.requires_grad) for p in self.model.parameters()]
-        if self._objective is None or here != self._parameters:
+        changed = self._objective is None or here != self._parameters
+        if changed:
             self._look_ahead()
             self._parameters = here
         # The share must still be within the budget after a measurement as long as the longest so far.
@@ -134,6 +135,9 @@ class Monitor:
         assert self._objective is not None
         begin = self._clock()
         with self._evaluating():
+            # A model in half precision is measured in a copy, which has the weights of when it was made.
+            if self._objective.model is not self.model and not changed:
+                self._objective = self._small_objective()
             rows = self.recorder.rows(self._objective, epoch)
         took = self._clock() - begin
         self.spent, self.measured, self._last = self.spent + took, self.measured + 1, self.calls
@@ -150,8 +154,7 @@ class Monitor:
         """Prepare the sample, and estimate how long a measurement will take from single passes."""
         begin = self._clock()
         with self._evaluating():
-            whole = Objective(self.model, self._data, **self._options)
-            self._objective = small_sample(whole, self._samples, self._seed)
+            self._objective = self._small_objective()
             curvature = LAMBDA in self.recorder.names
             cost = Cost.of(self._objective, rows=int(curvature), gradients=False)
         # Once for all samples, and once for all groups together.
@@ -160,6 +163,9 @@ class Monitor:
         number = self._objective.num_samples
         if not self.measured:
             self._longest = max(self._longest, 10 * cost.forward(number) + products * cost.product(number))
+
+    def _small_objective(self) -> Objective:
+        return small_sample(Objective(self.model, self._data, **self._options), self._samples, self._seed)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

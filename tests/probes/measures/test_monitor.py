@@ -1,5 +1,6 @@
 """Sharpness over a training: the right numbers, within the budget, and nothing else changed."""
 
+import copy
 import inspect
 import json
 import shutil
@@ -48,6 +49,56 @@ def test_numbers_are_those_of_an_objective_and_the_model_is_left_alone():
     ax = monitor.history.plot("lambda_max")
     gids = [line.get_gid() for line in ax.lines]
     assert "stability" in gids and gids.count("event") == 1
+
+
+class ByHand(nn.Module):
+    """Normalises by running statistics that it keeps itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(12))
+        self.register_buffer("var", torch.ones(12))
+
+    def forward(self, x):
+        if self.training:
+            self.mean.lerp_(x.detach().mean(0), 0.1)
+            self.var.lerp_(x.detach().var(0), 0.1)
+        return (x - self.mean) / (self.var + 1e-5).sqrt()
+
+
+def test_statistics_that_a_network_keeps_itself_are_those_of_every_step():
+    torch.manual_seed(0)
+    model, (x, y) = nn.Sequential(nn.Linear(3, 12), ByHand(), nn.Tanh(), nn.Linear(12, 3)).double(), data()
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    monitor, found = Monitor(model, (3 * x, y), budget=1.0, measures="lambda_max", samples=20), []
+    for epoch in (1, 2, 3):
+        for _ in range(10):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model.train()(3 * x), y).backward()
+            optimizer.step()
+        found.append(monitor.step(epoch)[0]["value"])
+        expected = eigenvalues(Objective(model.eval(), (3 * x, y))).values[0]
+        assert found[-1] == pytest.approx(expected, rel=0.02)
+    assert min(abs(a / b - 1) for a, b in zip(found, found[1:], strict=False)) > 0.02
+
+
+def test_a_model_in_half_precision_is_measured_at_the_weights_of_every_step():
+    model, given = network().bfloat16().eval(), tuple(t.float() if t.is_floating_point() else t for t in data())
+    monitor = Monitor(model, given, budget=1.0, samples=20, measures="loss")
+    for epoch in (1, 2, 3):
+        value = monitor.step(epoch)[0]["value"]
+        assert value == pytest.approx(Objective(copy.deepcopy(model).float(), given).loss(), rel=1e-5)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(3)
+
+
+def test_a_model_in_full_precision_keeps_its_objective():
+    monitor = Monitor(network(), data(), budget=1.0, measures="loss")
+    monitor.step(1)
+    first = monitor._objective
+    monitor.step(2)
+    assert monitor._objective is first
 
 
 def test_a_small_sample_weighs_classes_by_their_size():
