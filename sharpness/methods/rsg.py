@@ -160,6 +160,7 @@ def recipe(longtail: LongTail, centers: int = 15, head_share: float = 0.2, trans
         notes=(
             "vectors of maps run over channels at a position, as in the paper; the released code reads runs of "
             "neighbouring pixels for them",
-            "head classes are the largest fifth by count, in the released code the first fifth by number; at least one",
+            f"head classes are the largest {100 * head_share:g} % by count, in the released code the first fifth by "
+            "number; at least one",
         ),
     )

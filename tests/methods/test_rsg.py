@@ -321,6 +321,14 @@ def test_the_stage_is_the_released_one(cifar):
     assert stage.loss.deterministic() == LDAM()
 
 
+@pytest.mark.parametrize(
+    ("options", "share"), [({}, "20 %"), ({"head_share": 0.5}, "50 %"), ({"head_share": 0.29}, "29 %")]
+)
+def test_the_card_tells_the_share_of_head_classes(cifar, options, share):
+    (note,) = (n for n in build_recipe("rsg", cifar(), **options).notes if "head classes" in n)
+    assert note.startswith(f"head classes are the largest {share} by count")
+
+
 def test_equal_classes_are_refused():
     even = LongTail("toy", ("a", "b"), "exp", 1.0, "first_n", (7, 7), "oltr")
     with pytest.raises(UserError, match="all 2 of toy have 7 images"):
