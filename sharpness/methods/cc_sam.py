@@ -23,6 +23,8 @@ from sharpness.methods.schedules import Constant, MultiStep
 from sharpness.steps import Batch, Context, Loss, PlainStep, Rule, Shards, whole_features
 
 TINY = 1e-12
+#: The paper's length of the adversarial step of stage 2.
+LENGTH = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class AdversarialFeatures:
     stops at ``up_limit``.
     """
 
-    length: float = 1.0
+    length: float = LENGTH
     released_code: bool = False
     up_limit: float = 1.0
     capturable = True
@@ -126,7 +128,7 @@ def recipe(
     rho_scale: float = RHO_SCALE,
     mode: str = "full",
     mixup: float | None = None,
-    adversarial_length: float = 1.0,
+    adversarial_length: float = LENGTH,
     stage2: bool = True,
     released_code: bool = False,
     cap: float | str | None = "auto",
@@ -140,7 +142,7 @@ def recipe(
     Args:
         scope: part of the network that stage 1 perturbs: ``"classifier"``, ``"last_block"`` or ``"all"``.
         rho_scale: factor of the radius, ``RHO_SCALE`` by default; 1 is the formula as published. With scope="all" the
-            perturbation is longer than that of the classifier alone.
+            perturbation is longer than that of the classifier alone. Modes without a radius refuse it.
         cap: bounds the perturbation of the rarest class by this share of the norm of the perturbed weights, and those
             of other classes by less (``longest_step``); ``"none"`` or None for no bound. ``"auto"`` is ``CAP``, except
             with mode="direction", where it is no bound.
@@ -183,8 +185,17 @@ def recipe(
         raise UserError(f"released_code perturbs the classifier in full: drop scope={scope!r}, mode={mode!r}")
     if released_code and rho_scale != RHO_SCALE:
         raise UserError(f"released_code has its own factor of the radius: drop rho_scale={rho_scale}")
-    if not math.isfinite(rho_scale) or rho_scale < 0:
-        raise UserError(f"rho_scale={rho_scale}: give a finite number, at least 0")
+    # A card must not name options that change nothing.
+    if mode == "plain" and scope != "classifier":
+        raise UserError(f"mode=plain perturbs no part of the network: drop scope={scope}")
+    if mode in ("plain", "direction") and rho_scale != RHO_SCALE:
+        takes = "perturbs nothing" if mode == "plain" else "has steps of length 1"
+        raise UserError(f"mode={mode} {takes}, whatever the radius: drop rho_scale={rho_scale}")
+    if not stage2 and adversarial_length != LENGTH:
+        raise UserError(f"stage2=false takes no adversarial steps: drop adversarial_length={adversarial_length}")
+    for name, factor in (("rho_scale", rho_scale), ("adversarial_length", adversarial_length)):
+        if not math.isfinite(factor) or factor < 0:
+            raise UserError(f"{name}={factor}: give a finite number, at least 0")
     if isinstance(cap, str):
         raise UserError(f"cap={cap!r}: give a positive share of the norm of the weights, such as 0.05, none or auto")
     authors, source = released(longtail)

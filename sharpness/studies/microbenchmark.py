@@ -25,14 +25,22 @@ def variants(seeds: Sequence[int], rho_scale: float | None = None) -> list[Cell]
     Args:
         seeds: seeds of the trainings.
         rho_scale: factor of the recommended length, without cap; None for the factor and the cap of the recipe.
+            ``plain`` and ``direction``, which do not have this length, are the same for every factor.
 
     Raises:
         UserError: no seed, or a repeated seed.
     """
     require_distinct(seeds=seeds)
     scale = () if rho_scale is None else (("rho_scale", rho_scale), ("cap", "none"))
+    scales = {"full": scale, "magnitude": scale}
     return [
-        Cell("cc-sam", options=(("mode", mode), ("stage2", second), *scale), seed=seed, row=mode, column=column)
+        Cell(
+            "cc-sam",
+            options=(("mode", mode), ("stage2", second), *scales.get(mode, ())),
+            seed=seed,
+            row=mode,
+            column=column,
+        )
         for seed in seeds
         for mode in STAGE_1
         for second, column in STAGE_2.items()

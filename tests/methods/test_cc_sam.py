@@ -205,8 +205,8 @@ def test_mixup_that_is_given_stands_in_the_released_recipe_too(cifar):
 
 @pytest.mark.parametrize("scope", ["last_block", "all"])
 def test_other_scopes_take_the_general_step(cifar, scope):
-    recipe = build_recipe("cc-sam", cifar(), scope=scope, rho_scale=0.2, mode="direction")
-    assert recipe.stages[0].rule == ClassConditionalStep(scope, 0.2, "direction")
+    recipe = build_recipe("cc-sam", cifar(), scope=scope, rho_scale=0.2, mode="magnitude")
+    assert recipe.stages[0].rule == ClassConditionalStep(scope, 0.2, "magnitude", CAP)
 
 
 @pytest.mark.parametrize("wrong", [{"scope": "all"}, {"scope": "last_block"}, {"mode": "direction"}])
@@ -237,6 +237,27 @@ def test_a_stage_without_perturbation_has_nothing_to_bound(cifar):
     assert len(notes) == 1 and not any("norm of the perturbed weights" in note for note in notes.pop())
 
 
+@pytest.mark.parametrize(
+    ("where", "wrong", "message"),
+    [
+        ({"mode": "plain"}, {"scope": "all"}, "mode=plain perturbs no part of the network: drop scope=all"),
+        ({"mode": "plain"}, {"scope": "last_block"}, "drop scope=last_block"),
+        ({"mode": "plain"}, {"rho_scale": 5.0}, "mode=plain perturbs nothing, .*: drop rho_scale=5.0"),
+        ({"mode": "direction"}, {"rho_scale": 5.0}, "mode=direction has steps of length 1, .*: drop rho_scale=5.0"),
+        ({"stage2": False}, {"adversarial_length": 7.0}, "stage2=false takes .*: drop adversarial_length=7.0"),
+    ],
+)
+def test_an_option_without_an_effect_is_refused(cifar, where, wrong, message):
+    """What is refused changes nothing: the recipe's own value gives the same stages, and elsewhere it is an option."""
+    with pytest.raises(UserError, match=f"^{message}$" if message.startswith("mode") else message) as caught:
+        build_recipe("cc-sam", cifar(), **where, **wrong)
+    assert "\n" not in str(caught.value)
+    usual = {"scope": "classifier", "rho_scale": RHO_SCALE, "adversarial_length": 1.0}
+    own = {name: usual[name] for name in wrong}
+    assert build_recipe("cc-sam", cifar(), **where, **own) == build_recipe("cc-sam", cifar(), **where)
+    assert build_recipe("cc-sam", cifar(), **wrong).stages != build_recipe("cc-sam", cifar()).stages
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scope", ["classifier", "last_block", "all"])
 @pytest.mark.parametrize("cap", [None, "none", 0.07, 1])
@@ -255,6 +276,9 @@ def test_the_cap_reaches_the_rule_and_the_notes(cifar, scope, mode, cap):
         {"rho_scale": -1},
         {"rho_scale": math.nan},
         {"rho_scale": math.inf},
+        {"adversarial_length": -3.0},
+        {"adversarial_length": math.nan},
+        {"adversarial_length": math.inf},
         {"cap": 0},
         {"cap": -0.1},
         {"cap": math.nan},

@@ -28,12 +28,16 @@ def test_every_first_stage_stands_with_and_without_the_second():
     assert recipes["full", "then stage 2"] == build_recipe("cc-sam", longtail)
 
 
-def test_another_factor_of_the_length_makes_other_runs_of_other_recipes():
+def test_another_factor_of_the_length_makes_other_runs_of_the_recipes_that_have_one():
     longtail = load_data("digits-lt").longtail
     usual, longer = (
         {c.row: c for c in variants((0,), factor) if c.column == "stage 1 alone"} for factor in (None, 1.0)
     )
-    assert all(longer[row].name == usual[row].name.replace("-seed0", "-rho_scale=1.0-cap=none-seed0") for row in usual)
+    for row in ("full", "magnitude"):
+        assert longer[row].name == usual[row].name.replace("-seed0", "-rho_scale=1.0-cap=none-seed0")
+    assert all(longer[row] == usual[row] for row in ("plain", "direction"))
+    recipes = [build_recipe("cc-sam", longtail, **dict(cell.options)) for cell in variants((0,), 1.0)]
+    assert len(recipes) == 8
     rule = build_recipe("cc-sam", longtail, **dict(longer["full"].options)).stages[0].rule
     assert (rule.rho_scale, rule.cap) == (1.0, None), "the formula as it stands"
 
