@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import ClassConditionalStep, FocalSAM, ImbSAM, PoF, ReweightedSAM, build_operation
+from sharpness.flattening import (
+    ClassConditionalStep,
+    FocalSAM,
+    ImbSAM,
+    ModelPerturbation,
+    PoF,
+    ReweightedSAM,
+    build_operation,
+)
 from sharpness.steps import Batch, Context, EpochRule, Loss
 from sharpness.training.state import epoch_generator
 
@@ -58,8 +66,8 @@ def wrap(
         The stepper.
 
     Raises:
-        UserError: not a gradient rule, a rule that needs an argument that was not given, a loss that is not a function,
-            or parameters of another network.
+        UserError: not a gradient rule, a rule that needs an argument that was not given or another network, a loss that
+            is not a function, or parameters of another network.
     """
     found = _rule_of(rule)
     if isinstance(found, COUNTED) and train_counts is None:
@@ -69,6 +77,8 @@ def wrap(
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not owned & {id(p) for p in network.parameters()}:
         raise UserError("the optimizer has no parameter of this network: give the network that it trains")
+    if isinstance(found, ModelPerturbation):
+        found.perturbed_weights(network)  # raises if it has no convolutions
     # Empty if not given: a loss that depends on the counts must fail, and would broadcast a single number.
     counts = torch.as_tensor([] if train_counts is None else train_counts)
     if not isinstance(loss, Loss):

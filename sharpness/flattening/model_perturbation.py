@@ -31,7 +31,8 @@ class ModelPerturbation:
     The loss at the unperturbed weights is never evaluated, so a step costs M gradients; the reported value is the mean
     loss of the draws, which the step minimises. BatchNorm's running statistics move in the first draw only, and all
     draws use the same random numbers of the loss. A stage that trains only the head has no convolution to perturb and
-    takes plain steps. Under spectral normalisation the noise is added to the weights before the division.
+    takes plain steps; a network without convolutions is refused. Under spectral normalisation the noise is added to the
+    weights before the division.
 
     F2M draws the five levels from a beta distribution with one random shape per tensor, and adds twice the standard
     deviation of the losses of the draws. Here the levels are equally likely and only the mean is minimised. The
@@ -84,9 +85,16 @@ class ModelPerturbation:
         """Return the names of the trainable weights of the network's last ``layers`` convolutions.
 
         Parts that are only used in training (``model.auxiliary``) do not count.
+
+        Raises:
+            UserError: the network has no convolution.
         """
         own = ((name, m) for name, m in model.named_modules() if name.split(".")[0] != "auxiliary")
         convolutions = [(name, m) for name, m in own if isinstance(m, nn.Conv2d)]
+        if not convolutions:
+            raise UserError(
+                "mp perturbs the last 2-d convolutions, and the network has none: take another rule, like sam"
+            )
         return [
             f"{layer}.{name}"
             for layer, m in convolutions[-self.layers :]

@@ -9,7 +9,8 @@ import torch
 from sharpness.data import LongTailData
 from sharpness.errors import UserError
 from sharpness.extensions import in_one_line
-from sharpness.flattening import ClassConditionalStep
+from sharpness.flattening import ClassConditionalStep, ModelPerturbation
+from sharpness.flattening.spectral_normalization import normalized_layers
 from sharpness.methods import Recipe
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.models import OWN, Classifier, Staged
@@ -33,6 +34,11 @@ def check_network(network: Classifier, recipe: Recipe, data: LongTailData) -> No
             f"{recipe.method} perturbs the last block of a sharpness.models.Staged network, which model {name} is not: "
             "give scope='classifier' or 'all'"
         )
+    for stage in recipe.stages:
+        if isinstance(stage.rule, ModelPerturbation):
+            stage.rule.perturbed_weights(network)  # raises if it has no convolutions
+    if recipe.normalization and not normalized_layers(network):
+        raise UserError(f"sn divides 2-d convolutions and a linear head, and model {name} has neither: leave it out")
     # A forward pass of two images, so that a wrong shape is found before the folder of the run is created.
     images = data.train.normalize(data.train.images[:2].cpu())
     network.eval()

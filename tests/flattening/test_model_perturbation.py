@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.nn.utils.parametrizations import spectral_norm
 
+from sharpness.errors import UserError
 from sharpness.flattening import ModelPerturbation
 from sharpness.models import build_model
+from sharpness.optimizers import wrap
 from sharpness.steps import PlainStep
 
 LAST = ["layer2.0.conv2", "layer3.0.conv1", "layer3.0.conv2"]
@@ -67,6 +69,17 @@ def test_a_head_trained_alone_steps_plainly(problem, same):
     value, gradients = problem.run(ModelPerturbation(0.5))
     assert float(value) == float(plain)
     same({n: gradients[n] for n in head}, head)
+
+
+@pytest.mark.parametrize(
+    "network", [torch.nn.Linear(4, 3), torch.nn.Sequential(torch.nn.Conv1d(2, 3, 3), torch.nn.Flatten())]
+)
+def test_a_network_without_convolutions_is_refused_rather_than_trained_plainly(network):
+    network.auxiliary = torch.nn.Conv2d(3, 3, 3)
+    with pytest.raises(UserError, match="^mp perturbs the last 2-d convolutions, and the network has none: take "):
+        ModelPerturbation(0.5).backward(network, None, None, None)
+    with pytest.raises(UserError, match="mp perturbs the last 2-d convolutions"):
+        wrap(torch.optim.SGD(network.parameters(), 0.1), "mp", network)
 
 
 def test_normalised_convolutions_are_perturbed_where_their_weights_are_stored(problem):

@@ -18,8 +18,9 @@ from sharpness.errors import UserError
 from sharpness.flattening import ClassConditionalStep
 from sharpness.methods import METHODS, build_recipe
 from sharpness.methods.cross_entropy import CrossEntropy
+from sharpness.methods.flattened import flattened
 from sharpness.methods.recipe import Deferred
-from sharpness.models import Classifier, LinearHead, ModelSpec, build_model
+from sharpness.models import Classifier, CosineHead, LinearHead, ModelSpec, build_model
 from sharpness.steps import Context, Loss, PlainStep
 from sharpness.training import evaluate, loop as loop_module
 from sharpness.training.epoch import accuracy_row, untested
@@ -408,6 +409,21 @@ def test_a_backbone_without_blocks_is_refused_with_the_scopes_that_it_can_have(d
         check_network(network, build_recipe("cc-sam", digits.longtail, scope="last_block"), digits)
     for scope in ("classifier", "all"):
         check_network(network, build_recipe("cc-sam", digits.longtail, scope=scope), digits)
+
+
+def test_operations_that_find_no_layer_of_a_network_are_refused(digits):
+    """A head alone is normalised if it is linear."""
+    plain, spec = build_recipe("ce", digits.longtail), ModelSpec("own.module:Flat", 10, 1)
+    recipe = flattened(plain, ("mp",))
+    with pytest.raises(UserError, match="mp perturbs the last 2-d convolutions, and the network has none"):
+        check_network(Classifier(Flat(), LinearHead(5, 10), spec), recipe, digits)
+    recipe = flattened(plain, ("sn",))
+    networks = [Classifier(Flat(), head, spec) for head in (LinearHead(5, 10), CosineHead(5, 10))]
+    for network in networks:
+        recipe.normalization.apply(network)
+    check_network(networks[0], recipe, digits)
+    with pytest.raises(UserError, match="model own.module:Flat has neither"):
+        check_network(networks[1], recipe, digits)
 
 
 def test_a_group_is_the_mean_over_its_classes_with_test_images(digits):
