@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sharpness.errors import UserError, choose
 from sharpness.flattening.passes import Passes, not_negative
-from sharpness.steps import Batch, Context, Loss, PlainStep, Shards
+from sharpness.steps import Batch, Context, Loss, PlainStep, Shards, trainable
 
 LEVELS = 5
 
@@ -89,18 +89,16 @@ class ModelPerturbation:
         Raises:
             UserError: the network has no convolution.
         """
-        own = ((name, m) for name, m in model.named_modules() if name.split(".")[0] != "auxiliary")
-        convolutions = [(name, m) for name, m in own if isinstance(m, nn.Conv2d)]
+        own = (m for name, m in model.named_modules() if name.split(".")[0] != "auxiliary")
+        convolutions = [m for m in own if isinstance(m, nn.Conv2d)]
         if not convolutions:
             raise UserError(
                 "mp perturbs the last 2-d convolutions, and the network has none: take another rule, like sam"
             )
-        return [
-            f"{layer}.{name}"
-            for layer, m in convolutions[-self.layers :]
-            for name, p in m.named_parameters()
-            if p.requires_grad and "weight" in name
-        ]
+        # By identity: convolutions may share a weight, which has one name and is perturbed once.
+        names = {id(p): name for name, p in trainable(model).items()}
+        weights = (p for m in convolutions[-self.layers :] for name, p in m.named_parameters() if "weight" in name)
+        return list(dict.fromkeys(names[id(p)] for p in weights if id(p) in names))
 
     def _noise(self, weight: Tensor, context: Context) -> Tensor:
         if self.noise == "uniform":

@@ -88,6 +88,19 @@ def test_normalised_convolutions_are_perturbed_where_their_weights_are_stored(pr
     assert names == ["backbone.layer3.0.conv2.parametrizations.weight.original"]
 
 
+@pytest.mark.parametrize("layers", [5, 6])
+def test_a_shared_weight_is_perturbed_once(problem, draws, layers):
+    """Under the one name that it has, also where only the later of its two convolutions is among the last."""
+    block = problem.model.backbone.layer1[0]
+    block.conv2.weight = block.conv1.weight
+    start = {n: p.detach().clone() for n, p in problem.model.named_parameters()}
+    problem.run(ModelPerturbation(0.2, draws=1, layers=layers))
+    moved = {n: (w - start[n]).abs().max() for n, w in draws[0].items() if not torch.equal(w, start[n])}
+    expected = ["layer1.0.conv1", "layer2.0.conv1", *LAST]
+    assert list(moved) == [f"backbone.{layer}.weight" for layer in expected]
+    assert all(float(size) == pytest.approx(0.1) for size in moved.values())
+
+
 def test_parts_that_serve_training_alone_are_not_of_the_network(problem):
     expected = ModelPerturbation().perturbed_weights(problem.model)
     for auxiliary in (build_model("resnet8", 4, in_channels=1), torch.nn.Conv2d(3, 3, 3)):
