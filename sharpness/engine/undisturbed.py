@@ -49,7 +49,7 @@ def undisturbed(kept: bool = True) -> Iterator[None]:
     """
     lends, depth = getattr(_local, "lent", False), getattr(_local, "depth", 0)
     generators = generators_kept() if kept and not lends and not depth else nullcontext()
-    with nullcontext() if lends else _lock, generators, without_autocast(), _made_on_the_cpu(), _uncompiled():
+    with nullcontext() if lends else _lock, generators, without_autocast(), _made_on_the_cpu(), uncompiled():
         _local.depth = depth + kept
         try:
             yield
@@ -68,8 +68,8 @@ def without_autocast() -> Iterator[None]:
 
 
 @contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Run compiled functions of the caller eagerly, because compiled code has no second derivative."""
+def uncompiled() -> Iterator[None]:
+    """Run compiled functions of the caller eagerly: compiled code has no second derivative and one backward pass."""
     dynamo = sys.modules.get("torch._dynamo")  # imported by the first torch.compile, which takes a second
     if dynamo is None or getattr(_local, "lent", False):
         yield

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from sharpness.engine.undisturbed import uncompiled
 from sharpness.errors import choose
 from sharpness.flattening.class_radius import TINY, Perturbation
 from sharpness.steps import (
@@ -15,6 +16,7 @@ from sharpness.steps import (
     Context,
     Loss,
     RunningStatistics,
+    SameNumbers,
     Shards,
     at_least_float32,
     frozen_running_statistics,
@@ -38,7 +40,8 @@ class ClassConditionalStep:
 
     With mixup, a mixed image counts as two labelled rows with weights lam and 1 - lam. The layers below the perturbed
     part run forward and backward once per step; the perturbed part runs one additional time per class present.
-    BatchNorm's running statistics move in the first pass only. For the head alone, use the closed form of
+    BatchNorm's running statistics move in the first pass only, and all passes draw the same random numbers, those of
+    the loss and of dropout. For the head alone, use the closed form of
     ``ClassConditionalHead``, which does not loop over classes.
 
     Args:
@@ -70,6 +73,7 @@ class ClassConditionalStep:
         # The graph is cut here: no class perturbs the layers below, so they run backward once, with the sum over
         # classes that accumulates in the leaves.
         leaves = [h.detach().requires_grad_(h.requires_grad) for h in hidden]
+        numbers = SameNumbers(context.generator, *(inside.generator for _, inside in parts))
 
         def weighted_losses(part: Batch, inside: Context, leaf: Tensor) -> tuple[Tensor, Tensor]:
             index, labels, mixing = part.rows()
@@ -80,7 +84,8 @@ class ClassConditionalStep:
 
         found = []
         for (part, inside), leaf in zip(parts, leaves, strict=True):
-            with statistics.of_shard(inside.generator):
+            # Compiled code may free what the second of several backward passes needs.
+            with statistics.of_shard(inside.generator), uncompiled():
                 found.append(weighted_losses(part, inside, leaf))
         statistics.set(batch.summed(statistics.moved))
         losses, weights = (torch.cat(rows) for rows in zip(*found, strict=True))
@@ -103,6 +108,7 @@ class ClassConditionalStep:
         with frozen_running_statistics(model):
             statistics = RunningStatistics(model, len(batch.sizes))
             for c, perturbation in zip(present, perturbations, strict=True):
+                numbers.again()
                 with perturbed(parameters, perturbation):
                     for (part, inside), leaf in zip(parts, leaves, strict=True):
                         if (rows := part.labels() == c).any():

@@ -228,4 +228,4 @@ class ProjectedAscent:
 
     def _ascent(self, parameter: Tensor, gradient: Tensor) -> Tensor:
         along = projected(gradient, *self.memory[parameter]) if parameter in self.memory else gradient
-        return self.eta * along.clamp(-self.clamp, self.clamp)
+        return self.eta * along.to_dense().clamp(-self.clamp, self.clamp)  # sparse gradients cannot be clamped

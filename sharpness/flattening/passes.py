@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from sharpness.engine.undisturbed import uncompiled
 from sharpness.errors import UserError
 from sharpness.steps import (
     Batch,
@@ -17,6 +18,7 @@ from sharpness.steps import (
     Gradient,
     Loss,
     PlainStep,
+    SameNumbers,
     Shards,
     add_to_grad,
     differentiate,
@@ -40,17 +42,12 @@ class Passes:
     def __init__(self, model: nn.Module, context: Context) -> None:
         self.parameters = trainable(model)
         self._model, self._context = model, context
-        # Dropout draws from the global generators.
-        generators = [context.generator, torch.default_generator]
-        if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
-            generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
-        self._random, self._first = {g: g.get_state() for g in generators}, True
+        self._numbers, self._first = SameNumbers(context.generator), True
 
     @contextmanager
     def at(self, perturbation: Gradient | None = None) -> Iterator[None]:
         """A context for the forward and backward pass of a single batch, with weights moved by ``perturbation``."""
-        for generator, state in self._random.items():
-            generator.set_state(state)
+        self._numbers.again()
         statistics = nullcontext() if self._first else frozen_running_statistics(self._model)
         self._first = False
         moved = perturbation or {}
@@ -65,8 +62,7 @@ class Passes:
         Args:
             function: maps a batch, or one of its shards, and a context to a value and any number of scalars.
         """
-        for _, inside in batch.parts(self._context):
-            self._random.setdefault(inside.generator, inside.generator.get_state())
+        self._numbers.include(*(inside.generator for _, inside in batch.parts(self._context)))
         with self.at(perturbation):
             return differentiate(self._model, batch, self._context, function)
 
@@ -155,7 +151,8 @@ def sharpen_part(
         return whole, scale * part
 
     passes = Passes(model, context)
-    value, (uphill, gradient) = passes.over(batch, parts)
+    with uncompiled():  # compiled code may free what the second of two backward passes needs
+        value, (uphill, gradient) = passes.over(batch, parts)
     passes.add(gradient)
     passes.add(passes.over(batch, tail, ascent(uphill, rho))[1][0])
     return value

@@ -13,7 +13,13 @@ from sharpness.steps.differentiation import (
     whole_features,
 )
 from sharpness.steps.loss import Loss, mixed_loss
-from sharpness.steps.perturbed import RunningStatistics, frozen_running_statistics, joint_norm, perturbed
+from sharpness.steps.perturbed import (
+    RunningStatistics,
+    SameNumbers,
+    frozen_running_statistics,
+    joint_norm,
+    perturbed,
+)
 from sharpness.steps.rule import EpochRule, PlainStep, Rule
 from sharpness.steps.shards import Shards
 
@@ -26,6 +32,7 @@ __all__ = [
     "PlainStep",
     "Rule",
     "RunningStatistics",
+    "SameNumbers",
     "Shards",
     "add_to_grad",
     "at_least_float32",

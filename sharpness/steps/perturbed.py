@@ -11,17 +11,23 @@ from torch import Tensor, nn
 
 @contextmanager
 def perturbed(parameters: Sequence[Tensor], perturbation: Sequence[Tensor]) -> Iterator[None]:
-    """Add ``perturbation`` to the parameters in place; restore their exact values at the end, also after an error."""
+    """Add ``perturbation`` to the parameters in place; restore their exact values at the end, also after an error.
+
+    Autocast computes with copies of the weights in low precision, which it keeps until its outermost context ends. It
+    forgets them here: all passes of a step may be inside one such context of the caller.
+    """
     saved = [p.detach().clone() for p in parameters]
     try:
         with torch.no_grad():
             for p, e in zip(parameters, perturbation, strict=True):
                 p.add_(e)
+        torch.clear_autocast_cache()
         yield
     finally:
         with torch.no_grad():
             for p, old in zip(parameters, saved, strict=True):
                 p.copy_(old)
+        torch.clear_autocast_cache()
 
 
 @contextmanager
@@ -44,8 +50,34 @@ def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def joint_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the l2 norm of all tensors taken as one vector."""
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors]))
+    """Return the l2 norm of all tensors taken as one vector; some may be sparse, as gradients of embeddings can be."""
+    # Indices of a sparse gradient may repeat; ``coalesce`` adds their values.
+    dense = (t.coalesce().values() if t.is_sparse else t for t in tensors)
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in dense]))
+
+
+class SameNumbers:
+    """States of random number generators, restored before the passes of a step so that all draw the same numbers.
+
+    Args:
+        generators: those of the batch, its shards and the loss; the global ones are added.
+    """
+
+    def __init__(self, *generators: torch.Generator) -> None:
+        self._states: dict[torch.Generator, Tensor] = {}
+        self.include(*generators, torch.default_generator)  # dropout draws from the global generators
+        if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
+            self.include(torch.cuda.default_generators[torch.cuda.current_device()])
+
+    def include(self, *generators: torch.Generator) -> None:
+        """Include generators with their present states, unless they are included already."""
+        for generator in generators:
+            self._states.setdefault(generator, generator.get_state())
+
+    def again(self) -> None:
+        """Restore all states."""
+        for generator, state in self._states.items():
+            generator.set_state(state)
 
 
 @contextmanager

@@ -6,8 +6,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import ASAM, SAM, FocalSAM, ImbSAM, Passes, ReweightedSAM, ascent, reweighted, sharpen_part
-from sharpness.steps import Batch
+from sharpness.flattening import (
+    ASAM,
+    SAM,
+    ClassConditionalStep,
+    FocalSAM,
+    ImbSAM,
+    Passes,
+    ReweightedSAM,
+    ascent,
+    reweighted,
+    sharpen_part,
+)
+from sharpness.steps import Batch, PlainStep, Shards
 
 
 def penalty(model, batch, context):
@@ -53,8 +64,13 @@ class Scaled(nn.Module):
         return features * self.factors
 
 
+SCOPES = ("head", "last_block", "all")
+
+
 @pytest.mark.parametrize(
-    "rule", [SAM(0.5), ASAM(0.5), ImbSAM(rho=0.5), FocalSAM(rho=0.5)], ids=lambda r: type(r).__name__
+    "rule",
+    [SAM(0.5), ASAM(0.5), ImbSAM(rho=0.5), FocalSAM(rho=0.5), *(ClassConditionalStep(scope) for scope in SCOPES)],
+    ids=lambda r: f"{type(r).__name__} {getattr(r, 'scope', '')}",
 )
 def test_dropout_drops_the_same_in_all_passes_of_a_step_and_others_in_the_next(problem, same, rule):
     """The step is that of a network whose features are multiplied by the mask of the first pass."""
@@ -69,6 +85,35 @@ def test_dropout_drops_the_same_in_all_passes_of_a_step_and_others_in_the_next(p
     torch.manual_seed(5)
     for gradients in expected:
         same(problem.run(rule)[1], gradients)
+
+
+@pytest.mark.parametrize("loss", ["plain", "noisy"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_classes_draw_what_the_first_pass_drew(problem, same, scope, loss):
+    """Without a radius, the step is the plain one; dropout is below and above the cut, noise in the loss."""
+    model = problem.model
+    model.backbone.layer1 = nn.Sequential(model.backbone.layer1, nn.Dropout())
+    model.head = nn.Sequential(nn.Dropout(), model.head)
+    found = []
+    for rule in (PlainStep(), ClassConditionalStep(scope, rho_scale=0.0)):
+        torch.manual_seed(5)
+        problem.context.generator.manual_seed(6)
+        found.append(problem.run(rule, loss)[1])
+    same(*found)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_classes_drop_the_same_in_every_shard(problem, scope):
+    """Without a radius all passes have the same features, so that what is dropped of them can be compared."""
+    problem.model.head = nn.Sequential(nn.Dropout(), problem.model.head)
+    batch, sizes, seen = problem.batch, (6, 5), {6: [], 5: []}
+    problem.model.head[0].register_forward_hook(lambda _, inputs, out: seen[len(out)].append(out == 0))
+    halves = tuple(Batch(*rows) for rows in zip(batch.x.split(sizes), batch.first.split(sizes), strict=True))
+    generators = tuple(torch.Generator().manual_seed(s) for s in range(2))
+    problem.run(ClassConditionalStep(scope, rho_scale=0.0), batch=Shards(halves, generators, 0, sizes, batch.first))
+    for masks in seen.values():
+        assert len(masks) > 2  # the first pass, and one for each class of the shard
+        assert all(torch.equal(mask, masks[0]) for mask in masks)
 
 
 def test_a_gradient_is_taken_away_and_what_was_there_stays(problem, same):
