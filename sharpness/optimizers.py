@@ -72,9 +72,9 @@ def wrap(
         The stepper.
 
     Raises:
-        UserError: not a gradient rule, a rule that needs an argument that was not given or another network, a loss that is not a function,
-            parameters of another network, a trainable parameter that the optimizer lacks, or an optimizer whose steps
-            need a closure.
+        UserError: not a gradient rule, a rule that needs an argument that was not given or another network, a loss that
+            is not a function, parameters of another network, a trainable parameter that the optimizer lacks, or an
+            optimizer whose steps need a closure.
     """
     found = _rule_of(rule)
     if isinstance(found, COUNTED) and train_counts is None:

@@ -169,7 +169,8 @@ class Tempered(nn.Module):
 def test_parameters_of_a_loss_are_treated_like_those_of_the_network(rule, given):
     """The step is that of a network that multiplies its logits by the temperature itself."""
     torch.manual_seed(2)
-    network, x, y = nn.Linear(4, 3).double(), torch.randn(6, 4).double(), torch.tensor([0, 0, 0, 1, 1, 2])
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(8, 3)).double()
+    x, y = torch.randn(6, 1, 2, 2).double(), torch.tensor([0, 0, 0, 1, 1, 2])
     loss = Tempered()
 
     class Whole(nn.Module):
@@ -259,7 +260,8 @@ def test_rules_of_several_backward_passes_take_a_compiled_network(rule):
 def test_gradients_may_be_sparse(rule):
     """They stay so where the rule allows, as the optimizers for them demand."""
     torch.manual_seed(4)
-    dense = nn.Sequential(nn.Embedding(10, 8), nn.Flatten(), nn.Linear(24, 3)).double()
+    layers = (nn.Embedding(10, 8), nn.Unflatten(1, (1, 3)), nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(24, 3))
+    dense = nn.Sequential(*layers).double()
     sparse, x, y = copy.deepcopy(dense), torch.randint(0, 10, (6, 3)), torch.tensor([0, 0, 0, 1, 1, 2])
     sparse[0].sparse = True
     for network in (dense, sparse):
