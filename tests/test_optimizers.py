@@ -182,7 +182,7 @@ def test_parameters_of_a_loss_are_treated_like_those_of_the_network(rule, given)
             return self.t * self.network(x)
 
     whole = Whole()
-    optimizers.wrap(torch.optim.SGD(whole.parameters(), lr=0.0), rule, whole, train_counts=COUNTS).step(x, y)
+    of_whole = optimizers.wrap(torch.optim.SGD(whole.parameters(), lr=0.0), rule, whole, train_counts=COUNTS)
     if given == "tensor":  # no nn.Parameter
         del loss.t
         loss.t = torch.tensor(1.5).double().requires_grad_()
@@ -191,7 +191,8 @@ def test_parameters_of_a_loss_are_treated_like_those_of_the_network(rule, given)
         sgd, rule, network, loss if given == "module" else lambda u, y: loss(u, y), train_counts=COUNTS
     )
     for _ in range(2):
-        stepper.step(x, y)
+        for each in (stepper, of_whole):
+            each.step(x, y)
         torch.testing.assert_close(flat(network), flat(whole.network), rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(loss.t.grad, whole.t.grad, rtol=1e-9, atol=1e-12)
 
