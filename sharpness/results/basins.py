@@ -61,7 +61,7 @@ class Basins(KeptTable):
 
     Attributes:
         found: the basins.
-        model: index of the basin that holds the model; None if the model is above all their levels.
+        model: index of the basin that holds the model; None if it is above all their levels, or outside of the plane.
         least: minimum persistence of a basin.
     """
 
@@ -111,9 +111,9 @@ def basins_of(
 ) -> Basins:
     """Find the basins of a surface by union-find over its cells, from the lowest to the highest.
 
-    A cell without lower neighbours starts a basin. A cell where two basins meet is their saddle, at which the one with
-    the higher bottom ends. That basin counts if its persistence, saddle minus bottom, is at least ``least``; shallower
-    ones are merged into the other.
+    A cell without lower neighbours starts a basin. A cell where two basins meet is their saddle. The one with the
+    higher bottom counts if its persistence, this saddle minus its bottom, is at least ``least``; shallower ones are
+    merged into the other. Every basin ends at the lowest of its saddles.
 
     Args:
         z: (ny, nx) losses; cells that are not finite are walls.
@@ -154,7 +154,8 @@ def basins_of(
         area = float(cells[mask].sum())
         found.append(Basin(float(x[i]), float(y[j]), float(z[j, i]), saddles[root], edges[root], area, mask))
     at = int(np.argmin(np.abs(y - model[1]))), int(np.argmin(np.abs(x - model[0])))
-    holds = [k for k, basin in enumerate(found) if basin.mask[at]]
+    inside = _covers(x, model[0]) and _covers(y, model[1])
+    holds = [k for k, basin in enumerate(found) if inside and basin.mask[at]]
     return Basins(tuple(found), holds[0] if holds else None, float(least))
 
 
@@ -191,13 +192,20 @@ def _merged(z: np.ndarray, least: float) -> tuple[dict[int, float], dict[int, fl
         for other in family[1:]:
             parent[other] = oldest
             if other != cell and flat[cell] - flat[other] >= least:
-                saddles[other] = float(flat[cell])
-                saddles[oldest] = min(saddles[oldest], float(flat[cell]))
+                # Both may have a lower pass already, to a basin that was merged into them.
+                for one in (other, oldest):
+                    saddles[one] = min(saddles[one], float(flat[cell]))
             else:
                 # Too shallow for a basin of its own: the oldest now reaches the same edge.
                 edges[oldest] = min(edges[oldest], max(edges[other], float(flat[cell])))
                 saddles.pop(other), edges.pop(other)
     return saddles, edges
+
+
+def _covers(places: np.ndarray, place: float) -> bool:
+    """True if a place is between the ends of an axis: beyond them, the nearest cell says nothing about it."""
+    slack = 1e-9 * float(np.ptp(places))  # an end at 0 may be rounded
+    return bool(np.min(places) - slack <= place <= np.max(places) + slack)
 
 
 def _widths(places: np.ndarray) -> np.ndarray:

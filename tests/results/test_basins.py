@@ -58,6 +58,45 @@ def test_a_bowl_is_one_open_basin_that_ends_at_the_edge():
     assert slope.found[0].x == -2 and slope.model is None
 
 
+def flooded(z, start, level):
+    """The cells below a level that a path below it connects to a start, by a flood of its own."""
+    found, waiting = set(), [start]
+    while waiting:
+        j, i = waiting.pop()
+        if (j, i) in found or not (0 <= j < z.shape[0] and 0 <= i < z.shape[1]) or not z[j, i] < level:
+            continue
+        found.add((j, i))
+        waiting += [(j + dj, i + di) for dj in (-1, 0, 1) for di in (-1, 0, 1)]
+    return found
+
+
+def test_a_basin_between_two_others_ends_at_the_lower_pass():
+    """Wells of 0, 1 and 2 in a row, with passes of 6 and 3 between them."""
+    x, y = np.arange(13.0), np.arange(5.0)
+    row = np.array([9, 5, 0, 5, 6, 3, 1, 2.5, 3, 2.5, 2, 5, 9])
+    z = np.array([20.0, 10, 0, 10, 20])[:, None] + row
+    for reverse in (False, True):
+        across = z[:, ::-1] if reverse else z
+        found = basins_of(across, x, y, least=0.5, model=(12 - 10, 2) if reverse else (10, 2))
+        assert [(b.bottom, b.saddle, b.depth) for b in found.found] == [(0, 6, 6), (1, 3, 2), (2, 3, 1)]
+        for basin in found.found:
+            cells = flooded(across, (int(basin.y), int(basin.x)), basin.saddle)
+            assert set(zip(*np.nonzero(basin.mask), strict=True)) == cells and basin.area == len(cells)
+        assert found.found[1].area == 2 and found.own is found.found[2]
+        assert not sum(b.mask.astype(int) for b in found.found).max() > 1
+    # A third well that is too shallow is a part of the second, which then ends at its pass to the first.
+    assert [(b.bottom, b.saddle) for b in basins_of(z, x, y, least=1.5).found] == [(0, 6), (1, 6)]
+
+
+def test_a_model_outside_of_the_plane_is_in_no_basin():
+    places = np.array([1.0, 2.0, 5.0])
+    bowl = (places - 1) ** 2 + (X**2)[:, None]
+    assert basins_of(bowl, places, X).model is None
+    assert basins_of(bowl.T, X, places).model is None
+    assert basins_of(bowl, places - 1, X).model == 0
+    assert basins_of(bowl, places - 1 + 1e-16, X).model == 0, "an end at 0 may be rounded"
+
+
 def test_seeds_give_means_and_spreads():
     planes = [basins_of(two_basins() * s, X, X, model=(1.0, 0.0)) for s in (1, 2, 3)]
     row = stability(planes).iloc[0]
