@@ -15,6 +15,7 @@ from sharpness.objective import Objective
 from sharpness.objective.loss_identity import digest_of
 from sharpness.probes.measures.measure import Measure, NoSettings, Passes, Subject
 from sharpness.probes.shared.column import Column, sample_freedom
+from sharpness.probes.shared.comparison import class_fields, common_fields
 from sharpness.probes.shared.work import Arrays, Work
 from sharpness.progress import progress
 from sharpness.results.estimates import Estimate, mean_of
@@ -62,6 +63,7 @@ class OfFunction:
         """Call the function for all samples and for every class with samples."""
         objective = subject.objective
         told = {"measure": self.name, "version": self.version, "value": f"{subject.base.mean:.4g}"}
+        key = {**common_fields(objective, **told)["provenance"], **class_fields(objective)}
         numbers = np.full((objective.num_classes + 1, 2), np.nan)
         present = [int(c) for c in np.flatnonzero(objective.class_samples)]
         rows = [*present, len(numbers) - 1] if len(present) > 1 else present
@@ -71,7 +73,7 @@ class OfFunction:
             return {"numbers": np.array(_computed(self.name, self.function, part))}
 
         with progress(len(rows), self.name, "rows") as bar:
-            for row, found in Work(subject.resume, {**objective.provenance(), **told}).rows(rows, of_row):
+            for row, found in Work(subject.resume, key).rows(rows, of_row):
                 numbers[row] = found["numbers"]
                 bar.update()
         if len(present) == 1:  # all samples are of that class

@@ -31,7 +31,7 @@ from sharpness.probes.measures.trace import Hutchinson
 from sharpness.probes.measures.worst_rise import Ascent
 from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
 from sharpness.probes.shared.column import Column, table_of
-from sharpness.probes.shared.comparison import common_fields, side_by_side
+from sharpness.probes.shared.comparison import class_fields, common_fields, side_by_side
 from sharpness.probes.shared.cost import announce
 from sharpness.probes.shared.options import MeasureOptions
 from sharpness.probes.shared.probe import plain_number, table_probe
@@ -261,7 +261,7 @@ def _measure_one(
     # With versions, so that a saved table is not reused after the code of a registered measure has changed.
     numbers |= versions_of(settings)
     fields = common_fields(subject, probe="measure", **numbers)
-    key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}
+    key = {**fields["provenance"], **class_fields(subject)}
     digest = key_of({**key, "label": label, "run": run, "value": f"{base.mean:.4g}"})
 
     def fits(found: Any) -> bool:

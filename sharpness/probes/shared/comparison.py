@@ -122,3 +122,13 @@ def common_fields(objective: Objective, **settings: Any) -> dict[str, Any]:
         "sample_weights": identity.weights,
         "provenance": {**objective.provenance(), **images, **settings},
     }
+
+
+def class_fields(objective: Objective) -> dict[str, Any]:
+    """Entries for keys of saved work: what a user's function may read of the classes, beside the provenance."""
+    counts = objective.train_counts
+    return {
+        "groups": objective.groups,
+        "names": objective.class_names,
+        "train": None if counts is None else counts.tolist(),
+    }

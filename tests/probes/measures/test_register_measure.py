@@ -134,6 +134,26 @@ def test_unfinished_work_is_found_again_unless_the_function_has_changed(tmp_path
     assert measured(3.0) == 6 and len(CALLS) == 8, "what the function encloses is another value"
 
 
+@pytest.mark.parametrize(
+    ("read", "first", "second"),
+    [
+        (lambda o: float(o.train_counts.sum()), {"train_counts": [100, 10, 1]}, {"train_counts": [1, 2, 3]}),
+        (lambda o: len(o.groups), {"groups": {"few": (0,)}}, {"groups": {"few": (0,), "many": (1, 2)}}),
+        (lambda o: len(o.class_names[0]), {"class_names": ["a", "b", "c"]}, {"class_names": ["aa", "b", "c"]}),
+    ],
+    ids=["counts", "groups", "names"],
+)
+def test_unfinished_work_is_told_apart_by_what_a_function_may_read_of_the_classes(read, first, second, tmp_path):
+    register_measure("mine", read)
+    data = linear_model()
+
+    def measured(options, resume):
+        return sharpness.measure(data.model, (data.x, data.y), "mine", resume=resume, **options).values.tolist()
+
+    assert measured(first, tmp_path) == measured(first, None) != measured(second, None)
+    assert measured(second, tmp_path) == measured(second, None)
+
+
 def weight_of_a_module(numbers):
     layer = torch.nn.Linear(len(numbers), 1, bias=False)
     layer.weight.data = torch.tensor([numbers])
