@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -25,7 +25,7 @@ CHUNK = 1 << 20
 #: Ratio of the second to the first singular value below which the second is rounding error.
 FLAT = 1e-6
 
-Steps = str | Path | Sequence[Weights] | Mapping[str, Weights]
+Steps = str | Path | Iterable[Weights] | Mapping[str, Weights]
 
 
 def trajectory(objective: Objective, steps: Steps) -> Directions:
@@ -135,6 +135,7 @@ def _named_steps(steps: Steps) -> dict[str, Weights]:
         return {path.stem: path for path in snapshots(steps)}
     if isinstance(steps, Mapping):
         return dict(steps)
+    steps = list(steps)  # read several times, and Path.glob can be read once
     stems = [Path(s).stem if isinstance(s, str | Path) else "" for s in steps]
     unique = all(stems) and len(set(stems)) == len(stems)
     return dict(zip(stems if unique else map(str, range(len(stems))), steps, strict=True))

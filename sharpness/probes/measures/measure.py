@@ -14,6 +14,7 @@ from sharpness.engine.class_sums import SampleSums
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.shared.column import Column
+from sharpness.probes.shared.probe import plain
 from sharpness.results.description import Description
 
 #: Name of the scale-invariant coordinates in texts.
@@ -118,7 +119,7 @@ class Measure(Description):
 
     def set_by(self, given: Mapping[str, Any]) -> Any:
         """Make the settings from arguments by name; other arguments are ignored."""
-        return self.settings(**{name: given[name] for name in self.setting_names if name in given})
+        return self.settings(**{name: plain(given[name]) for name in self.setting_names if name in given})
 
     def in_words(self, given: Mapping[str, Any]) -> str:
         """Describe the measure in words, with settings from arguments by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, cast, overload
@@ -155,6 +155,8 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
         # The third argument is the loss in Objective, but a setting here.
         if (loss := next((v for v in given.values() if isinstance(v, _Loss)), None)) is not None:
             raise UserError(f"{type(loss).__name__} stands where {probe.__name__} has no loss: give it as loss=")
+        # Listed for all models, because the first one would use up an iterator.
+        given = {name: list(value) if isinstance(value, Iterator) else value for name, value in given.items()}
         given = {
             name: plain_number(name, value, signature.parameters[name].annotation) for name, value in given.items()
         }
@@ -178,23 +180,38 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
     return probe_all
 
 
+def plain(value: Any) -> Any:
+    """Convert a number of any kind, or an array or tensor that holds a single one, to a Python number.
+
+    Settings are written to files as JSON, which has no other numbers, and torch takes no NumPy seeds. Other values are
+    returned unchanged.
+
+    >>> plain(np.int64(3)), plain(np.array(0.5)), plain(Tensor([2]).sum()), plain("all")
+    (3, 0.5, 2.0, 'all')
+    """
+    if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, int | float) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
 def plain_number(name: str, value: Any, annotation: Any) -> Any:
-    """Convert a setting that is annotated as a number to a Python number, because torch takes no NumPy seeds.
+    """Convert a setting by :func:`plain`, and check one that is annotated as a number.
 
     Raises:
         UserError: the value is not a number of this kind, or a seed is out of range.
     """
     kind = {"int": Integral, "float": Real}.get(str(annotation).removesuffix(" | None"))
+    value = plain(value)
     if kind is None or (value is None and str(annotation).endswith("None")):
         return value
-    if isinstance(value, Tensor) and value.ndim == 0:
-        value = value.item()
     if not isinstance(value, kind):
         told = f"an integer, at least {0 if name == 'seed' else 1}" if kind is Integral else "a number"
         raise UserError(f"{name}={value!r}: give {told}")
     if name == "seed" and not 0 <= int(value) < 2**63:  # type: ignore[call-overload]
         raise UserError(f"seed={value!r}: give an integer, at least 0 and below 2**63")
-    return value.item() if isinstance(value, np.generic) else value
+    return value
 
 
 def _can_only_be_data(value: Any) -> bool:

@@ -54,6 +54,17 @@ def test_the_directions_are_the_right_singular_vectors():
     assert found.mark_names == (*map(str, range(8)), "end")
 
 
+def test_steps_may_be_an_iterator_and_files_keep_their_names(tmp_path):
+    own = objective()
+    models, _ = run(own.model)
+    expected = trajectory(own, models)
+    assert torch.equal(trajectory(own, (m for m in models)).vectors, expected.vectors)
+    for i, model in enumerate(models[:2]):
+        torch.save(model.state_dict(), tmp_path / f"step-{i}.pt")
+    found = trajectory(own, tmp_path.glob("*.pt"))
+    assert sorted(found.mark_names) == ["end", "step-0", "step-1"]
+
+
 def test_the_path_is_that_of_scikit_learn_up_to_sign():
     own = objective()
     models, moves = run(own.model)

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+from fractions import Fraction
 from typing import get_type_hints
 
 import numpy as np
@@ -75,6 +76,30 @@ def test_numbers_may_be_numpys_and_what_is_no_number_is_told():
     ]:
         with pytest.raises(UserError, match=message):
             getattr(sharpness, probe)(objective, **options)
+
+
+@pytest.mark.parametrize("made", [np.float32, np.longdouble, np.array, torch.tensor, Fraction])
+def test_numbers_of_any_kind_are_saved_and_resumed_like_pythons(made, tmp_path):
+    """Halves and quarters, which every kind of number holds exactly."""
+    objective, whole = Objective(nn.Linear(2, 2), DATA), made if made in (np.array, torch.tensor) else np.int64
+    settings = {"radius": 0.5, "draws": 2, "rho": 0.25, "trace_draws": 3, "damping": 0.5, "tol": 0.25}
+    others = {name: (whole if isinstance(value, int) else made)(value) for name, value in settings.items()}
+    measures = "random_rise,worst_rise,trace,displacement,lambda_max"
+    expected = sharpness.measure(objective, measures, **settings)
+    expected = sharpness.load_result(expected.save(tmp_path / "expected.nc"))
+    for resume in (None, tmp_path / "work"):
+        found = sharpness.measure(objective, measures, resume=resume, **others)
+        assert sharpness.load_result(found.save(tmp_path / "a.nc")).provenance == expected.provenance
+        assert found.to_frame().equals(expected.to_frame())
+    ascent = sharpness.worst_case(objective, made(0.25), adaptive=np.True_, m=whole(1))
+    told = sharpness.load_result(ascent.save(tmp_path / "b.nc")).provenance
+    assert (told["rho"], told["adaptive"], told["m"]) == (0.25, True, 1)
+
+
+def test_an_iterator_is_read_once_for_all_models():
+    models = {label: nn.Linear(2, 2) for label in "ab"}
+    found = sharpness.random_perturbation(models, DATA, radii=(r for r in (0.1, 0.2)), draws=2)
+    assert [one.radii.tolist() for one in found.values()] == [[0.1, 0.2]] * 2
 
 
 def test_eigenvalues_and_traces_per_layer_take_data_too():
