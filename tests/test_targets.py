@@ -188,6 +188,35 @@ def test_names_may_come_in_an_order_of_their_own_with_values_that_are_missing_he
     assert np.isnan(objective.class_losses()[2])
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (range(3), ("0", "1", "2")),
+        (np.unique([4, 9, 7]), ("4", "7", "9")),
+        (np.array(["a", "b", "c"]), ("a", "b", "c")),
+        ({0: 7, 2: 5, 1: 6}, ("7", "6", "5")),
+        ((n for n in (7, "b", 2.5)), ("7", "b", "2.5")),
+    ],
+    ids=["range", "array", "texts", "mapping", "generator"],
+)
+def test_names_of_any_kind_are_text_and_can_be_saved(names, expected, tmp_path):
+    objective = Objective(mlp(3), (X, Y), class_names=names)
+    assert objective.class_names == expected
+    saved = sharpness.measure(objective, "loss").save(tmp_path / "loss.nc")
+    assert sharpness.load_result(saved).class_names == expected
+
+
+def test_numbers_as_names_match_texts_and_values_of_their_own():
+    texts = np.array(["9", "4", "7", "4"])
+    named = Objective(mlp(3), (torch.randn(4, 5), texts), class_names=np.array([4, 7, 9]))
+    assert named.y.tolist() == [2, 0, 1, 0], "targets that are names are positions among them"
+    labels = Objective(mlp(3), (torch.randn(4, 5), [2, 0, 1, 0]), class_names=[2, 1, 0])
+    assert labels.classes.tolist() == [2, 0, 1, 0], "targets that are numbers are labels, whatever the names"
+    model, data = mlp(1), (torch.randn(12, 5), torch.randn(12))
+    split = Objective(model, data, lambda u, t: (u.squeeze(1) - t) ** 2, group_by=[3, 5] * 6, class_names=[5, 3])
+    assert split.class_names == ("5", "3") and split.classes.tolist() == [1, 0] * 6
+
+
 def test_one_logit_of_two_labels_has_classes_and_no_accuracy():
     torch.manual_seed(0)
     model, x, y = mlp(1), torch.randn(21, 5), torch.arange(21) % 2

@@ -54,19 +54,25 @@ def by_class(given: Any, names: Sequence[Any], what: str) -> Any:
 
 
 def ordered_names(given: Any) -> Any:
-    """Class names in label order, from a list, ``{label: name}``, or torchvision's ``class_to_idx``, ``{name: label}``.
+    """Class names as text in label order, from a list, ``{label: name}``, or ``{name: label}`` as ``class_to_idx`` is.
+
+    Files hold names as text, so numbers become text here, once; None stays None.
 
     Raises:
         UserError: a set, or labels that are not 0 .. C - 1.
 
     >>> ordered_names({1: "dog", 0: "cat"}), ordered_names({"dog": 1, "cat": 0}), ordered_names(["cat", "dog"])
     (['cat', 'dog'], ['cat', 'dog'], ['cat', 'dog'])
+    >>> ordered_names(range(2)), ordered_names({0: 7})
+    (['0', '1'], ['7'])
     """
+    if given is None:
+        return None
     if isinstance(given, Set) and not isinstance(given, KeysView):
         raise UserError(f"class_names is a {type(given).__name__}: give a list of names in the order of the outputs")
     if (entries := labelled(given)) is None:
-        return given
+        return [str(name) for name in (given.tolist() if hasattr(given, "tolist") else given)]
     for labels, names in ((list(entries), list(entries.values())), (list(entries.values()), list(entries))):
         if all(isinstance(c, Integral) for c in labels) and sorted(labels) == list(range(len(labels))):
-            return [name for _, name in sorted(zip(labels, names, strict=True), key=lambda pair: int(pair[0]))]
+            return [str(name) for _, name in sorted(zip(labels, names, strict=True), key=lambda pair: int(pair[0]))]
     raise UserError("class_names by label must have all labels from 0 on: give a list in the order of the outputs")
