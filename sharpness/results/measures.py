@@ -54,7 +54,9 @@ class MeasureResult(Result):
         "overall_errors": "overall_standard_errors",
         "group_errors": "group_standard_errors",
     }
-    SETTINGS: ClassVar = ("kind", "match_samples", "radius", "rho", "steps", "norm", "adaptive", "m")
+    SETTINGS: ClassVar = (
+        "kind", "match_samples", "radius", "rho", "steps", "norm", "adaptive", "m", "factor", "drop", "damping"
+    )  # fmt: skip
     ROWS: ClassVar[int] = 200
 
     names: tuple[str, ...]

@@ -140,6 +140,21 @@ def test_the_file_names_models_and_stacks_what_has_one_shape(tmp_path):
             "scale is 1.0 and 0.2",
         ),
         (
+            lambda: sharpness.critical_radius(objective(0), "gradient"),
+            lambda: sharpness.critical_radius(objective(0), "gradient", factor=5),
+            "factor is 2.0 and 5",
+        ),
+        (
+            lambda: sharpness.critical_radius(objective(0), "gradient"),
+            lambda: sharpness.critical_radius(objective(0), "gradient", drop=0.5),
+            "drop is 0.1 and 0.5",
+        ),
+        (
+            lambda: sharpness.measure(objective(0), "displacement", damping=0.5),
+            lambda: sharpness.measure(objective(0), "displacement", damping=1.0),
+            "damping is 0.5 and 1.0",
+        ),
+        (
             lambda: sharpness.measure(objective(0), "loss"),
             lambda: sharpness.measure(objective(0, parameters="0.*"), "loss"),
             r"scope is all and 0\.\*",
