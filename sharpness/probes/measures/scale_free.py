@@ -63,18 +63,22 @@ def _head(objective: Objective) -> tuple[Tensor, Tensor] | None:
 
 def _bent(objective: Objective, weight: Tensor) -> Tensor:
     r"""Compute :math:`\operatorname{tr}(W W' \nabla_u^2 \ell_i)` of every sample, (n,), by the eigenvectors of W W'."""
-    outputs, targets = objective.outputs().double(), objective.y.cpu()
+    # Cross-entropy is computed in float64. Other losses may hold tensors, such as weights of classes, which fit the
+    # precision and the device of the model.
+    ce = objective.loss_name == "ce"
+    dtype, device = (torch.float64, torch.device("cpu")) if ce else (objective.dtype, objective.device)
+    outputs, targets = objective.outputs().to(device, dtype), objective.y.to(device)
     if targets.is_floating_point():
-        targets = targets.double()
+        targets = targets.to(dtype)
     values, vectors = torch.linalg.eigh(weight @ weight.T)
     total = torch.zeros(len(outputs), dtype=torch.float64)
-    for value, vector in zip(values.tolist(), vectors.T, strict=True):
+    for value, vector in zip(values.tolist(), vectors.T.to(device, dtype), strict=True):
         along = vector.expand_as(outputs)
 
         def slopes(u: Tensor, along: Tensor = along) -> Tensor:
             return torch.func.jvp(lambda v: objective.loss_function(v, targets), (u,), (along,))[1]
 
-        total += value * torch.func.jvp(slopes, (outputs,), (along,))[1].detach()
+        total += value * torch.func.jvp(slopes, (outputs,), (along,))[1].detach().cpu().double()
     return total
 
 

@@ -1,5 +1,7 @@
 """Measures beside sharpness, against formulas written out: confidence, scale-free ones, soft rank, saturation."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -116,6 +118,20 @@ def test_relative_flatness_is_that_of_the_definition_and_keeps_under_rescaling(o
         other[2].weight /= 7
     rescaled = Objective(other, data(), weights=objective.weights)
     np.testing.assert_allclose(column(measure(rescaled, "relative_flatness"), "relative_flatness"), found, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_relative_flatness_of_a_loss_that_holds_weights_of_classes_is_its_closed_form(network, dtype, rtol):
+    """The Hessian of weighted cross-entropy by the logits is the weight of the label times diag(p) - p p'."""
+    model = copy.deepcopy(network).to(dtype)
+    (x, y), of_class = data(), torch.tensor([1.0, 2.0, 5.0], dtype=dtype)
+    weighted = Objective(model, (x.to(dtype), y), nn.CrossEntropyLoss(weight=of_class, reduction="none"), num_classes=3)
+    z, w = model[:2](x.to(dtype)).detach().double(), model[2].weight.detach().double()
+    p = model(x.to(dtype)).detach().double().softmax(1)
+    traces = p @ w.square().sum(1) - (p @ w).square().sum(1)
+    values = (of_class.double()[y] * z.square().sum(1) * traces).numpy()
+    found = column(measure(weighted, "relative_flatness"), "relative_flatness")
+    np.testing.assert_allclose(found, of_classes(values, weighted), rtol=rtol)
 
 
 def test_the_fisher_rao_norm_is_that_of_gradients_of_every_sample(objective):
