@@ -19,7 +19,7 @@ from sharpness.results.measures import MeasureResult
 from sharpness.results.owners import OwnersResult
 from sharpness.results.perturbation import PerturbationResult
 from sharpness.results.same import SHARED, noise_fields, require_equal
-from sharpness.statistics.estimate import interval
+from sharpness.statistics.estimate import interval, wilson
 
 #: Measures that are means over samples: the value for all samples is the weighted mean over the classes.
 MEANS = ("loss", "accuracy")
@@ -189,14 +189,36 @@ def _overall(joined: Any, parts: Sequence[Any]) -> Any:
 
 
 def _mean(joined: MeasureResult, m: int) -> Estimate:
-    """The mean over classes by their weights, with the error of independent classes."""
+    """The mean over all samples, with the error and the interval that a table of all samples has.
+
+    Samples deviate from the mean within their class, as the class's own numbers tell, and by the mean of their class.
+    The sum of both is exact if the samples of a class have equal weights.
+    """
     present = joined.class_samples > 0
-    weights = (joined.class_samples if joined.class_weights is None else joined.class_weights)[present]
-    shares = weights / weights.sum()
-    value = float(shares @ joined.values[m, present])
-    error = float(np.sqrt((shares**2) @ joined.standard_errors[m, present] ** 2))
-    keeps = joined.names[m] == "loss"
-    return Estimate(value, error, *interval(value, error, joined.class_samples.sum() - 1, keeps_sign=keeps).tolist())
+    means, errors = joined.values[m, present], joined.standard_errors[m, present]
+    parts = (joined.class_samples, _class_weights(joined), _squared_weights(joined))
+    samples, weights, squares = (part[present] for part in parts)
+    n, total = samples.sum(), weights.sum()
+    value = float((weights * means).sum() / total)  # summed alike, so that shares of 1 give 1
+    if joined.names[m] == "accuracy":
+        # As in share_error, with one more sample of mean weight that is half correct.
+        center, more = (n * value + 0.5) / (n + 1), total / n
+        deviations = squares @ (means * (1 - means) + (means - center) ** 2) + (more * (0.5 - center)) ** 2
+        error = np.sqrt((n + 1) / n * deviations) / (total + more)
+        ends = wilson(value, total**2 / squares.sum())
+    else:
+        # A class of one image has no error, and its image is its mean.
+        within = np.where(samples == 1, 0.0, (errors * weights) ** 2 * (samples - 1) / samples)
+        error = np.sqrt(n / (n - 1) * (within.sum() + squares @ (means - value) ** 2)) / total
+        ends = interval(value, error, n - 1, keeps_sign=bool((means >= 0).all()))
+    return Estimate(value, float(error), *ends.tolist())
+
+
+def _squared_weights(joined: Result) -> np.ndarray:
+    """The sum of the squared weights of every class, (C,); samples of a class have equal ones if none are recorded."""
+    if joined.sample_ids is None or joined.sample_weights is None:
+        return _class_weights(joined) ** 2 / np.maximum(joined.class_samples, 1)
+    return np.bincount(joined.sample_ids[:, 0], joined.sample_weights**2, minlength=len(joined.class_samples))
 
 
 def _joined(found: Sequence[Saved]) -> list[Saved]:

@@ -154,6 +154,40 @@ def test_parts_with_weights_of_their_own_have_the_samples_of_the_whole():
     assert both["joined"]["loss"].overall == pytest.approx(both["whole"]["loss"].overall)
 
 
+@pytest.mark.parametrize("right", [None, (0, 1, 2), (0,), ()], ids=["some", "all", "one class", "none"])
+@pytest.mark.parametrize("of_class", [(1.0, 1.0, 1.0), (10.0, 2.0, 3.0)], ids=["equal", "weighted"])
+@pytest.mark.parametrize("cuts", [[(0,), (1, 2)], [(0,), (1,), (2,)]], ids=["two", "three"])
+def test_joined_means_have_the_errors_and_intervals_of_one_table_of_all(cuts, of_class, right, tmp_path):
+    """With labels that the network predicts, of some classes or of none."""
+    x, y = samples()
+    y[-1] = 0  # a class of one image
+    if right is not None:
+        outputs = network(0)(x).detach()
+        y = torch.arange(9) % 3
+        # Moved to where the logits are those of the label, or of another one.
+        target = 8.0 * torch.nn.functional.one_hot(torch.where(torch.isin(y, torch.tensor(right)), y, (y + 1) % 3), 3)
+        model = torch.nn.Linear(3, 3, bias=False).double()
+        torch.nn.init.eye_(model.weight)
+        x = target.double() + 0.1 * outputs
+    else:
+        model = network(0)
+
+    def table(classes):
+        kept = torch.isin(y, torch.tensor(classes))
+        weights = torch.tensor(of_class, dtype=torch.float64)[y[kept]]
+        options = {"class_names": ("a", "b", "c"), "groups": {"few": (1, 2)}, "weights": weights}
+        return sharpness.measure(Objective(model, (x[kept], y[kept]), **options), "accuracy,loss")
+
+    for i, classes in enumerate(cuts):
+        table(classes).save(tmp_path / f"{i}.nc")
+    joined, whole = next(iter(merge([tmp_path]).values())), table((0, 1, 2))
+    for name in ("accuracy", "loss"):
+        for subset in (None, "few", 0):
+            found, expected = joined[name].estimate(subset), whole[name].estimate(subset)
+            np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert 0 <= joined["accuracy"].interval()[0] <= joined["accuracy"].interval()[1] <= 1
+
+
 def test_a_joined_table_without_groups_is_read_back(tmp_path):
     parts = [
         replace(
