@@ -74,9 +74,7 @@ class Comparison(Tabular, dict[str, R]):
         except UserError:  # single trainings, or seeds that are not shared
             return told
 
-    def paired(
-        self, measures: Sequence[str] | None = None, subsets: Sequence[Any] | None = None, level: float = 0.05
-    ) -> Paired:
+    def paired(self, measures: str | Sequence[str] | None = None, subsets: Any = None, level: float = 0.05) -> Paired:
         """Compare models over trainings of the same seeds, see :func:`~sharpness.results.paired.paired`."""
         return paired(self, measures, subsets, level)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, choose
 from sharpness.results.estimates import Subset
 from sharpness.results.kept import Content, KeptTable
 from sharpness.results.runs import Entry, Runs
@@ -113,8 +113,8 @@ class Paired(KeptTable):
 
 def paired(
     results: Mapping[str, Entry],
-    measures: Sequence[str] | None = None,
-    subsets: Sequence[Subset] | None = None,
+    measures: str | Sequence[str] | None = None,
+    subsets: Subset | Sequence[Subset] = None,
     level: float = 0.05,
 ) -> Paired:
     r"""Compare models over trainings of the same seeds.
@@ -128,15 +128,16 @@ def paired(
 
     Args:
         results: ``{label: Runs}``; trainings are paired by their names, such as ``"seed 0"``.
-        measures: names of measures; by default all.
-        subsets: None (all samples), groups and classes; by default all samples and the groups.
+        measures: names of measures, as comma-separated text or a sequence; by default all.
+        subsets: None (all samples), groups and classes, or one group or class; by default all samples and the groups.
         level: significance level.
 
     Returns:
         The table of all pairs.
 
     Raises:
-        UserError: no two models share two named trainings, or a level outside of (0, 1).
+        UserError: no two models share two named trainings, an unknown measure, group or class, or a level outside of
+            (0, 1).
 
     >>> paired({})
     Traceback (most recent call last):
@@ -147,6 +148,17 @@ def paired(
         raise UserError(f"level={level}: give a number between 0 and 1, such as 0.05")
     # Trainings without names of their own cannot be paired.
     several = {label: entry for label, entry in results.items() if isinstance(entry, Runs) and _named(entry)}
+    if isinstance(measures, str):
+        measures = [name.strip() for name in measures.split(",") if name.strip()]
+    chosen = list(measures or ())
+    parts: list[Subset] = [subsets] if isinstance(subsets, str | int) else list(subsets or ())
+    # Checked first, because a measure that only some models have is left out below.
+    if trained := [one for entry in several.values() for one in entry]:
+        for name in chosen:
+            choose("measure", name, list(dict.fromkeys(known for one in trained for known in one)))
+        for part in parts:
+            if part is not None:
+                trained[0].classes_of(part)
     rows = []
     for first, second in combinations(several, 2):
         a, b = several[first], several[second]
@@ -154,8 +166,8 @@ def paired(
         if len(shared) < 2:
             continue
         one = a[shared[0]]
-        for measure in measures or one.keys():
-            for subset in subsets or (None, *(g for g, members in one.groups.items() if members)):
+        for measure in chosen or one.keys():
+            for subset in parts or (None, *(g for g, members in one.groups.items() if members)):
                 values = np.array([[_value(runs[name], measure, subset) for name in shared] for runs in (a, b)])
                 if len(found := values[:, np.isfinite(values).all(axis=0)].T) > 1:
                     bounds = one.description(measure).bounds if hasattr(one, "description") else None

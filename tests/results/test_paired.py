@@ -117,6 +117,19 @@ def test_a_pair_without_a_ratio_has_no_dot_in_the_row_of_another(models):
     assert [t.get_text() for t in differences.get_yticklabels()] == ["loss of all"]
 
 
+def test_measures_and_subsets_may_be_text_and_what_nobody_knows_is_refused_by_name(models):
+    expected = models.paired(["loss"], ["few"]).rows
+    for measures, subsets in (("loss", "few"), (" loss,", ["few"]), (iter(["loss"]), (s for s in ["few"]))):
+        pd.testing.assert_frame_equal(models.paired(measures, subsets).rows, expected)
+    both = models.paired("accuracy, loss").rows
+    assert list(dict.fromkeys(both["measure"])) == ["accuracy", "loss"]
+    assert list(models.paired("loss", 1).rows["of"]) == ["owl"]
+    with pytest.raises(UserError, match="unknown measure 'lambda_mx': choose one of loss, accuracy"):
+        models.paired(["loss", "lambda_mx"])
+    with pytest.raises(UserError, match="unknown class or group 'fw': choose one of many, few, cat, owl"):
+        models.paired("loss", [None, "fw"])
+
+
 def test_what_cannot_be_paired_is_refused_and_no_table_speaks_of_it(models):
     alone = compare({"A": models["A"][0], "B": models["B"][0]})
     with pytest.raises(UserError, match="no two models share two trainings"):
