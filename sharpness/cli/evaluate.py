@@ -56,8 +56,8 @@ def evaluate(
     """
     import pandas as pd
 
-    from sharpness.cli.subjects import subjects
-    from sharpness.probes.open_set.evaluation import evaluate_open_set, open_images
+    from sharpness.cli.subjects import crop_of, subjects
+    from sharpness.probes.open_set.evaluation import evaluate_open_set, open_images, transform_of
     from sharpness.probes.shared.as_objective import checkpoint_objective
     from sharpness.probes.shared.checkpoint_data import open_part
 
@@ -73,16 +73,17 @@ def evaluate(
     read, options = subjects(checkpoints, {**given, "loss": "ce"})
     if given["images"] is None:
         options["split"] = given["split"] or "test"
+    crop = crop_of(read, given)
     results = {}
     for label, entry in read.items():
         for number, checkpoint in enumerate(entry if isinstance(entry, list) else [entry], 1):
             name = f"{label} {number}" if isinstance(entry, list) else label
             known = checkpoint_objective(checkpoint, **options)
             own = None if opened is not None else open_part(checkpoint, options.get("data"), options.get("data_root"))
-            size = int(known.x.shape[-1])
-            resize = given["resize"] or (256 if size == 224 else None)
+            # As the known images were: another field of view would tell the two sets apart.
+            transform = transform_of(known, crop.get("resize"))
             root = open_root or (given["data_root"] if opened == "cifar100" else None)
-            unknown, names = open_images(opened, size, resize, root, own)
+            unknown, names = open_images(opened, transform, root, own)
             results[name] = evaluate_open_set(name, known, unknown, names, threshold=threshold)
     table = pd.DataFrame([result.to_dict() for result in results.values()])
     swept = pd.concat([result.sweep() for result in results.values()], ignore_index=True)

@@ -82,8 +82,7 @@ def subjects(
     if "layout" in described:
         described["layout"] = described["layout"].replace("-", " ")
     if not is_arrays(given["images"]):
-        if "size" not in described:
-            described = _common_crop(single(checkpoints)) | described
+        described |= crop_of(checkpoints, given)
         grey = all(_takes_grey(checkpoint.model) for checkpoint in single(checkpoints))
         described["channels"] = 1 if grey else 3
     images = read_images(given["images"], limit_per_class=limit, **described | constants)
@@ -169,6 +168,20 @@ def single(checkpoints: Mapping[str, Checkpoint | list[Checkpoint]]) -> list[Che
 def _chosen(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Return the options with these names that were given."""
     return {name: given[name] for name in names if given.get(name) is not None}
+
+
+def crop_of(checkpoints: Mapping[str, Checkpoint | list[Checkpoint]], given: dict[str, Any]) -> dict[str, int]:
+    """Return ``size`` and ``resize`` of the user's own image files; empty for whole files and for other images.
+
+    They are those given, otherwise those of networks with published weights.
+
+    Args:
+        given: values of ``file_options`` by name.
+    """
+    if given["images"] is None or is_arrays(given["images"]):
+        return {}
+    own = _chosen(given, ("size", "resize"))
+    return own if "size" in own else _common_crop(single(checkpoints)) | own
 
 
 def _common_crop(checkpoints: Sequence[Checkpoint]) -> dict[str, int]:

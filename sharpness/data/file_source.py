@@ -27,12 +27,15 @@ TRIED = 64
 class Transform:
     """Resize an image to a shorter side of ``resize`` (default ``size``) and keep the central square of side ``size``.
 
+    ``channels`` is 3, or 1 for grey images.
+
     >>> Transform(224, 256).words
     'shorter side 256, centre 224, RGB'
     """
 
     size: int
     resize: int | None = None
+    channels: int = 3
 
     def __post_init__(self) -> None:
         if self.size < 1 or (self.resize is not None and self.resize < self.size):
@@ -41,7 +44,8 @@ class Transform:
     @property
     def words(self) -> str:
         """Description of the transform, which is part of the key of prepared images."""
-        return f"shorter side {self.resize or self.size}, centre {self.size}, RGB"
+        colours = "grey" if self.channels == 1 else "RGB"
+        return f"shorter side {self.resize or self.size}, centre {self.size}, {colours}"
 
     @property
     def sides(self) -> dict[str, int]:
@@ -76,7 +80,7 @@ class FileSource:
         self.images, self.root, self.transform, self.folders = images, root, transform, folders
         self.labels = torch.from_numpy(images.labels)
         self.style: Style = self._found_style()
-        self.image_shape = (3, transform.size, transform.size)
+        self.image_shape = (transform.channels, transform.size, transform.size)
         self._digests: dict[int, np.uint64] = {}
 
     @property
@@ -103,7 +107,7 @@ class FileSource:
         return self.root / self.style(self.images.names[index], self._folder(index))
 
     def one(self, index: int) -> tuple[Tensor, np.uint64]:
-        """Read an image ``(3, size, size)``, and the digest of all pixels of its file.
+        """Read an image ``(channels, size, size)``, and the digest of all pixels of its file.
 
         Raises:
             UserError: the file is missing or damaged; the message names its line in the list.
@@ -112,7 +116,7 @@ class FileSource:
 
     def _picture(self, index: int, size: int | None, resize: int | None) -> tuple[Tensor, np.uint64]:
         try:
-            return read_picture(self.path(index), size, resize, 3)
+            return read_picture(self.path(index), size, resize, self.transform.channels)
         except UserError as error:
             raise UserError(f"{self.images.place(index)}: {error}") from None
 
@@ -131,7 +135,7 @@ class FileSource:
         return np.array([self._digests[int(i)] for i in indices], dtype=np.uint64)
 
     def originals(self, indices: np.ndarray) -> list[Tensor]:
-        """Read whole images ``(3, h, w)``, without resize and crop."""
+        """Read whole images ``(channels, h, w)``, without resize and crop."""
         return [self._picture(int(index), None, None)[0] for index in indices]
 
 

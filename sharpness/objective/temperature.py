@@ -126,7 +126,7 @@ def temperature_of_logits(logits: Tensor, labels: Tensor, weights: Tensor | None
     if not score(ENDS[1]) > 0:
         raise UserError(
             f"no temperature fits the logits of {n} images: all are classified correctly, as training images may "
-            "be; fit it on images that the model has not seen, held_out=, or give a number, logits=2.0"
+            "be; fit it on images that the model has not seen"
         )
     beta = math.exp(scipy.optimize.brentq(score, *ENDS, xtol=1e-12))
     s, variance = slopes(beta)
@@ -151,7 +151,10 @@ def fit_temperature(objective: Values, images: str) -> Temperature:
     logits = objective.outputs()
     if not bool(logits.isfinite().all()):
         raise UserError(f"logits of the {images} are not finite: check the inputs' normalisation and the weights")
-    found = temperature_of_logits(logits, objective.y, objective.weights)
+    try:
+        found = temperature_of_logits(logits, objective.y, objective.weights)
+    except UserError as error:
+        raise UserError(f"{error} (other images: held_out=; a temperature of your own: logits=2.0)") from None
     return Temperature(*found, objective.num_samples, images)
 
 

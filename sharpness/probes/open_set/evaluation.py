@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from sharpness.objective import Objective
 from sharpness.objective.temperature import temperature_of_logits
 from sharpness.probes.open_set.protocol import THRESHOLD, Scored
 
+logger = logging.getLogger("sharpness")
 #: Thresholds of the sweep.
 SWEEP = tuple(np.linspace(0, 1, 101).round(2).tolist())
 
@@ -32,8 +34,9 @@ class OpenSetResult:
     Attributes:
         label: label of the model.
         scored: scores from the model's logits, including the scale of the head.
-        at_temperature: scores from logits divided by the temperature that fits the test labels best.
-        temperature: that temperature.
+        at_temperature: scores from logits divided by the temperature that fits the test labels best; None if none
+            fits, as for a model that classifies all test images correctly.
+        temperature: that temperature, or NaN.
         threshold: threshold of the table.
         open_names: (m,) class name of every image of the open set.
         class_names: (C,) names of the known classes.
@@ -44,7 +47,7 @@ class OpenSetResult:
 
     label: str
     scored: Scored
-    at_temperature: Scored
+    at_temperature: Scored | None
     temperature: float
     threshold: float
     open_names: tuple[str, ...]
@@ -53,7 +56,7 @@ class OpenSetResult:
     def to_dict(self) -> dict[str, Any]:
         """The row of the table, as plain values."""
         closed, rejected = self.scored.closed(), self.scored.at(self.threshold)
-        cooled = self.at_temperature.closed()
+        cooled = self.at_temperature.closed() if self.at_temperature is not None else {}
         return {
             "model": self.label,
             "images": len(self.scored.labels),
@@ -62,7 +65,7 @@ class OpenSetResult:
             "threshold": self.threshold,
             **{f"rejected_{n}" if "accuracy" in n and n != "open_accuracy" else n: v for n, v in rejected.items()},
             "temperature": self.temperature,
-            **{f"{n}_at_temperature": cooled[n] for n in ("calibration_error", "auroc", "fpr_at_95_tpr")},
+            **{f"{n}_at_temperature": cooled.get(n, np.nan) for n in ("calibration_error", "auroc", "fpr_at_95_tpr")},
         }
 
     def sweep(self, thresholds: Sequence[float] = SWEEP) -> pd.DataFrame:
@@ -97,7 +100,8 @@ def evaluate_open_set(
             one.
 
     Returns:
-        Scores of known and unknown images, from the model's own logits and at its temperature.
+        Scores of known and unknown images, from the model's own logits and at its temperature, if there is one; a
+        warning says why not.
 
     Raises:
         UserError: a threshold outside [0, 1], targets that are not labels, or images of the open set with other
@@ -107,10 +111,6 @@ def evaluate_open_set(
         raise UserError(f"threshold {threshold}: give a probability from 0 to 1")
     if not known.has_answers:
         raise UserError(f"{label}: its targets are no labels of its outputs, which the protocol is about")
-    # The open set is standardised like the model's own images.
-    constants = known.image_constants
-    if constants is not None:
-        unknown = replace(unknown, mean=tuple(constants["mean"]), std=tuple(constants["std"]))
     if unknown.images.shape[1] != known.x.shape[1]:
         raise UserError(
             f"the open set has {unknown.images.shape[1]} channels and the test images {known.x.shape[1]}: give others"
@@ -118,6 +118,10 @@ def evaluate_open_set(
     ours, theirs = (" x ".join(map(str, images.shape[2:])) for images in (known.x, unknown.images))
     if ours != theirs:
         raise UserError(f"images of the open set are {theirs} and the test images {ours}: give others of the same size")
+    # The open set is standardised like the model's own images.
+    constants = known.image_constants
+    if constants is not None:
+        unknown = replace(unknown, mean=tuple(constants["mean"]), std=tuple(constants["std"]))
     # Labels of the open set are never used and may be any of the model's classes.
     others = replace(unknown, labels=torch.zeros_like(unknown.labels))
     opened = Objective(
@@ -128,24 +132,43 @@ def evaluate_open_set(
         class_names=known.class_names,
     )
     logits, open_logits, labels = known.outputs().double(), opened.outputs().double(), known.y.cpu()
-    temperature = temperature_of_logits(logits, labels)[0]
-    plain, cooled = (
-        Scored.of((logits / t).numpy(), labels.numpy(), (open_logits / t).numpy(), known.groups)
-        for t in (1.0, temperature)
-    )
+
+    def scored(temperature: float) -> Scored:
+        known_logits, unknown_logits = ((u / temperature).numpy() for u in (logits, open_logits))
+        return Scored.of(known_logits, labels.numpy(), unknown_logits, known.groups)
+
+    plain, cooled, temperature = scored(1.0), None, np.nan
+    try:
+        temperature = temperature_of_logits(logits, labels)[0]
+        cooled = scored(temperature)
+    except UserError as error:  # the other columns do not depend on it
+        logger.warning("%s: columns at the temperature are empty: %s", label, error)
     return OpenSetResult(label, plain, cooled, temperature, threshold, tuple(names), tuple(known.class_names))
 
 
+def transform_of(known: Objective, resize: int | None = None) -> Transform:
+    """The resize and crop that made the known images, with their channels.
+
+    Args:
+        known: objective on the known images.
+        resize: shorter side before the crop, for images that do not record it; None if they were only resized.
+
+    Returns:
+        The recorded transform of listed or prepared images, otherwise one to the size of the images.
+    """
+    recorded = getattr(known.x.source, "transform", None) if isinstance(known.x, Rows) else None
+    return recorded or Transform(int(known.x.shape[-1]), resize, 1 if known.x.shape[1] == 1 else 3)
+
+
 def open_images(
-    given: str | None, size: int, resize: int | None, root: str | None = None, data: LongTailData | None = None
+    given: str | None, transform: Transform, root: str | None = None, data: LongTailData | None = None
 ) -> tuple[ImageSet, list[str]]:
     """Read the images of an open set and the names of their classes.
 
     Args:
         given: ``"cifar100"``, a folder of class folders or of images, or a list of ``path -1`` lines; None for the open
             part of ``data``.
-        size: side of the test images in pixels.
-        resize: length of the shorter side before the crop.
+        transform: resize and crop of files, those of the known images.
         root: folder with the CIFAR files, or the folder that the paths of the list are relative to.
         data: the model's own data.
 
@@ -172,6 +195,7 @@ def open_images(
         listed = read_list("open", path)
         base, names = Path(root) if root else path.parent, list(listed.names)
     images = ImageList("open", path, names, np.full(len(names), UNKNOWN), np.arange(1, len(names) + 1))
-    source = FileSource(images, base, Transform(size, resize))
-    found = ImageSet(Rows.of(source), source.labels, (0.5,) * 3, (0.5,) * 3)
+    source = FileSource(images, base, transform)
+    halves = (0.5,) * transform.channels
+    found = ImageSet(Rows.of(source), source.labels, halves, halves)
     return found, [Path(name).parent.name or "open" for name in names]

@@ -1,6 +1,7 @@
 """The open long-tailed protocol against its fixture, a transcription of its code, and scikit-learn."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,12 @@ import torch
 from sklearn.metrics import f1_score, roc_auc_score, roc_curve
 from torch import nn
 
-from sharpness import Objective
+from sharpness import Objective, load_data
 from sharpness.cli import main
+from sharpness.cli.subjects import crop_of
 from sharpness.data import ImageSet
 from sharpness.errors import UserError
-from sharpness.probes.open_set.evaluation import evaluate_open_set
+from sharpness.probes.open_set.evaluation import evaluate_open_set, open_images, transform_of
 from sharpness.probes.open_set.protocol import Scored, auroc, calibration_error, f_measure, fpr_at_95_tpr, rejecting
 
 KINDS = ("oltr-2020", "oltr-2019")
@@ -199,3 +201,77 @@ def test_the_outputs_of_a_model_that_returns_more_are_extracted_for_the_open_set
     found = evaluate_open_set("model", objective, unknown, ["a"] * 5).scored
     np.testing.assert_allclose(found.scores, p[:9], rtol=1e-5)
     np.testing.assert_allclose(found.open_scores, p[9:], rtol=1e-5)
+
+
+CORNER = """
+import torch
+
+
+class Corner(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.eye(3))
+
+    def forward(self, x):
+        return x[:, :, :24, :24].mean((2, 3)) @ self.weight
+"""
+
+
+@pytest.mark.parametrize(("wrong", "resize"), [(False, []), (True, ["--resize", "230"])])
+def test_a_copy_of_the_test_images_is_told_apart_by_chance(wrong, resize, tmp_path, monkeypatch, capsys):
+    """A network sees the frame of an image, of which a closer crop would show less; with or without a temperature."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corner_network.py").write_text(CORNER)
+    torch.save({"weight": torch.eye(3)}, tmp_path / "corner.pt")
+    for c in range(3):
+        for i in range(3):
+            picture = np.full((240, 250, 3), 40 * i, dtype=np.uint8)
+            picture[16:-16, 16:-16, c] = 150 + 40 * i  # the class is the colour of the inside
+            picture[:16] = 20 * (i + c)
+            folder = tmp_path / "images" / f"c{(c + (wrong and i == 0)) % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / f"{c}{i}.png")
+    command = ["evaluate", "corner.pt", "--model", "corner_network:Corner", "--images", "images", *resize]
+    assert main([*command, "--size", "224", "--open", "images", "-o", "table.json"]) == 0
+    (row,) = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert row["auroc"] == pytest.approx(0.5) and (row["accuracy"] == 1) == (not wrong)
+    assert (row["temperature"] is None) == (row["auroc_at_temperature"] is None) == (not wrong)
+    assert ("temperature are empty: no temperature fits" in capsys.readouterr().err) == (not wrong)
+
+
+@pytest.mark.parametrize("crop", [{"size": 6, "resize": 8}, {"size": 8}, {}])
+@pytest.mark.parametrize("prepared", [False, True])
+def test_open_images_are_cropped_as_listed_and_as_prepared_ones(crop, prepared, pictures, tmp_path):
+    options = [text for name, value in crop.items() for text in (f"--{name}", str(value))]
+    if prepared:
+        assert main(["data", "prepare", "--data-root", str(pictures), *options, "-o", str(tmp_path / "p")]) == 0
+    data = load_data("list", root=tmp_path / "p") if prepared else load_data("list", root=pictures, **crop)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+    known = Objective(model, data.test, num_classes=4)
+    again, names = open_images(str(pictures / "test"), transform_of(known))
+    both = [sorted(image.numpy().tobytes() for image in one.images[:]) for one in (data.test, again)]
+    assert len(names) == 12 and both[0] == both[1]
+
+
+def test_open_images_of_a_grey_network_are_grey_and_others_are_refused_by_their_channels(pictures):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    images, labels = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+    known = Objective(model, ImageSet(images, labels, (0.5,), (0.5,)))
+    unknown, names = open_images(str(pictures / "open"), transform_of(known))
+    assert unknown.images.shape == (4, 1, 8, 8)
+    assert len(evaluate_open_set("model", known, unknown, names).scored.open_scores) == 4
+    coloured = ImageSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 0]), (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(UserError, match="the open set has 3 channels and the test images 1"):
+        evaluate_open_set("model", known, coloured, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, {"size": 224, "resize": 232}), ({"size": 96}, {"size": 96}), ({"images": None}, {})],
+)
+def test_files_are_cropped_as_a_library_does_unless_told_otherwise(given, found):
+    manifest = SimpleNamespace(extra={"size": 224, "resize": 232})
+    network = SimpleNamespace(manifest=manifest, path="torchvision:resnet50")
+    assert crop_of({"a": network}, {"images": "folder", "size": None, "resize": None, **given}) == found
