@@ -240,7 +240,8 @@ def _draw(
             drawn = results.plot(of=rows, quantity=asked.quantity, **options)
             name = asked.file("contour" if kind == "filled" else kind) + suffix
             drawn_rows = ", ".join(subset_title(first, row) for row in rows)
-            told = caption(f"{asked.quantity.capitalize()} over a {what}: {drawn_rows}", results, split)
+            heading = f"{asked.quantity.capitalize()} over a {what}: {drawn_rows}"
+            told = caption(heading, results, split, look.get("order"))
             save_drawn(drawn, folder / name, told)
 
 

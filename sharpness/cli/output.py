@@ -197,6 +197,10 @@ def measured_on(given: dict[str, Any]) -> str:
     """Describe the probed images: the split, whether it is the default, and which images of each class."""
     number = given["limit_per_class"]
     part = "all" if number is None else f"the first {number} of every class, in the order of the data,"
+    # Of commands that draw images at random, from those that the limit leaves.
+    if given.get("match_samples") is not None:
+        those = "every class," if number is None else part
+        part = f"{given['match_samples']} of {those} drawn at random (seed {given['seed']}),"
     if given["images"] is not None:
         return f"images: {part} of {given['images']}"
     chosen = "" if given["split"] is not None else ", the default; papers report accuracy on --split test"
@@ -239,7 +243,7 @@ class Delivery:
         Args:
             results: results by label.
             what: description of the picture for its caption.
-            probed: values of ``probing_options`` by name.
+            probed: values of ``probing_options`` by name, and ``match_samples`` and ``seed`` if images may be drawn.
             look: options of the picture.
             work: the work folder, which is removed.
             remarks: function that returns lines to print below the table.
@@ -251,7 +255,8 @@ class Delivery:
         if self.plot is not None and _first():
             from sharpness.results.caption import caption
 
-            save_drawn(shown.plot(**look), Path(self.plot), caption(what, results, split_of(probed)), err=True)
+            told = caption(what, results, split_of(probed), look.get("order"))
+            save_drawn(shown.plot(**look), Path(self.plot), told, err=True)
         finish(work)
         text = as_records(shown.to_frame()) if self.as_json else "\n".join([as_noted(results), measured_on(probed)])
         say("\n".join([text, *([] if self.as_json else remarks())]))

@@ -89,6 +89,7 @@ def spectrum(
     Example: sharpness spectrum runs/ldam/last.pt --per-class
     """
     from sharpness.cli.subjects import subjects
+    from sharpness.results.words import named_matrix
 
     if density and (ends.per_layer or ends.verify or ends.bootstrap or ends.k is not None or was_given("tol")):
         raise UserError(
@@ -113,8 +114,9 @@ def spectrum(
         "data": options.pop("data", None), "options": {"parameters": parameters, **options}, "resume": partial,
     }  # fmt: skip
     of_rows = {**shared, **asdict(rows), "executor": executor_of(cluster)}
+    matrix = named_matrix({"kind": rows.kind})
     if density:
-        what = "Spectral density of the Hessian"
+        what = f"Spectral density of the {matrix}"
         results: Any = sharpness.spectral_density(read, **of_rows)
     elif owners:
         what = "Shares of the classes in the largest eigenvalues of the Hessian"
@@ -123,9 +125,9 @@ def spectrum(
             read, k=k, tol=ends.tol, seed=rows.seed, coordinates=rows.coordinates, **shared
         )  # fmt: skip
     else:
-        what = "Extreme eigenvalues of the Hessian"
+        what = f"Extreme eigenvalues of the {matrix}"
         results = sharpness.eigenvalues(read, **of_rows, **ends.of_rows())
-    shown.results(results, what, probed, look, work)
+    shown.results(results, what, {**probed, "match_samples": rows.match_samples, "seed": rows.seed}, look, work)
     for label, result in results.each().items():
         if ends.verify:
             say(f"\n{label}\n{as_text(result.checks)}", err=shown.as_json)

@@ -13,8 +13,16 @@ import numpy as np
 
 from sharpness.reporting.bibliography import authors_year
 from sharpness.reporting.formulas import KINDS, MEASURES, OBJECTIVE, WORST_CASE, as_html
+from sharpness.results.caption import CURVATURE
 from sharpness.results.collected import Collection
 from sharpness.results.latex import escaped
+from sharpness.results.words import named_matrix
+
+#: What the value of a group is, by whether rows of a result are groups instead of classes.
+GROUPS = {
+    False: "a group's value is the mean of its classes",
+    True: "in results of groups alone, a group's value is that of all its images together",
+}
 
 
 class Sentence(NamedTuple):
@@ -41,8 +49,9 @@ def sentences(collections: Sequence[Collection]) -> list[Sentence]:
             told.append(("", KINDS[c.kind.__name__]))
         for name, statement in told:
             words = _filled(statement.sentence, results)
-            if (matrix := _common("kind", results)) not in (None, "hessian") and r"\nabla^2" in statement.formula:
-                words += f" (of the matrix {matrix} in the place of the Hessian)"
+            # Of probes, all that record a matrix are of it; of measures, those with second derivatives.
+            if _common("kind", results) not in (None, "hessian") and (not name or r"\nabla^2" in statement.formula):
+                words += f" (of the {named_matrix(results[0].provenance)} in the place of the Hessian)"
             sizes = sorted({int(r.class_samples.sum()) for r in results})
             if sizes != [usual]:
                 words += f" (over {' to '.join(f'{n:,}' for n in dict.fromkeys([sizes[0], sizes[-1]]))} images)"
@@ -72,21 +81,33 @@ def as_latex(listed: Sequence[Sentence]) -> str:
 
 
 def _objective(collections: Sequence[Collection]) -> Sentence:
-    first = _results(collections)[0]
+    results = _results(collections)
+    # Results of groups have the groups in the place of the classes.
+    first = next((one for one in results if not one.of_groups), results[0])
     told: Mapping[str, Any] = first.provenance
     size = f"{_usual_size(collections):,}"
+    row, rows = ("group", "groups") if first.of_groups else ("class", "classes")
     loss = {"ce": "cross-entropy of calibrated logits"}.get(str(told.get("loss")), str(told.get("loss", "the loss")))
-    parts = [f"Losses are those of every class c over {size} images in {len(first.class_names)} classes ({loss}"]
+    parts = [f"Losses are those of every {row} c over {size} images in {len(first.class_names)} {rows} ({loss}"]
+    # Other results record plain coordinates, whatever those of the curvature are.
+    curved = [one for one in results if _is_curvature(one)]
     shared = {
-        "batchnorm": "BatchNorm in mode {}",
-        "scope": "{} parameters",
-        "dtype": "{}",
-        "coordinates": "{} coordinates",
+        "batchnorm": ("BatchNorm in mode {}", results),
+        "scope": ("{} parameters", results),
+        "dtype": ("{}", results),
+        "coordinates": ("curvature in {} coordinates", curved),
     }
-    for name, words in shared.items():
-        if (value := _common(name, _results(collections))) is not None:
+    for name, (words, those) in shared.items():
+        if those and (value := _common(name, those)) is not None:
             parts.append(words.format(value))
     return Sentence(", ".join(parts) + ")", OBJECTIVE)
+
+
+def _is_curvature(result: Any) -> bool:
+    """True for second derivatives, which depend on coordinates; tables of measures may have none."""
+    if type(result).__name__ == "MeasureResult":
+        return any(name in MEASURES and r"\nabla^2" in MEASURES[name].formula for name in result.names)
+    return type(result).__name__ in CURVATURE
 
 
 def _usual_size(collections: Sequence[Collection]) -> int:
@@ -100,7 +121,8 @@ def _errors(collections: Sequence[Collection]) -> str:
     if runs[-1] > 1:
         count = " to ".join(map(str, dict.fromkeys([runs[0], runs[-1]])))
         words += f"; means are over {count} trainings with other seeds, ± one standard deviation over them"
-    return words + "; a group's value is the mean of its classes"
+    grouped = {one.of_groups for one in _results(collections)}
+    return "; ".join([words, *(told for of_groups, told in GROUPS.items() if of_groups in grouped)])
 
 
 def _results(collections: Sequence[Collection]) -> list[Any]:

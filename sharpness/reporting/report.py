@@ -119,7 +119,7 @@ def _require_no_mixture(collections: Sequence[Collection]) -> None:
     described = {}
     for c in collections:
         one = next(iter(next(iter(c.members.values()))))
-        if one.result.provenance.get("rows") != "groups" and one.result.has_classes:
+        if not one.result.of_groups and one.result.has_classes:
             described[str(one.path)] = {"class_names": one.result.class_names, "groups": one.result.groups}
     if described:
         require_equal(described)

@@ -21,12 +21,13 @@ from sharpness.results.latex import as_latex
 from sharpness.results.many_classes import abridged
 from sharpness.results.record import record, write_sidecar, write_table
 from sharpness.results.tables import as_html
+from sharpness.results.words import named_matrix
 
-#: Headings and options of pictures, by the kind of results, in the order of a report.
+#: Headings and options of pictures, by the kind of results, in the order of a report; ``{matrix}`` is that of results.
 SHOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "MeasureResult": ("Measures of every class", {"measure": "all"}),
-    "EigenvalueResult": ("Extreme eigenvalues of the Hessian", {}),
-    "SpectralDensityResult": ("Spectral density of the Hessian", {}),
+    "EigenvalueResult": ("Extreme eigenvalues of the {matrix}", {}),
+    "SpectralDensityResult": ("Spectral density of the {matrix}", {}),
     "OwnersResult": ("Shares of the classes in the sharpest directions", {}),
     "LayerResult": ("Curvature of the layers", {}),
     "OptimaResult": ("Distances to the classes' own optima", {}),
@@ -65,6 +66,7 @@ def section_of(c: Collection, name: str, folder: Path, command: Mapping[str, Any
     results = c.results
     title, options = SHOWN.get(c.kind.__name__, (c.kind.__name__, {}))
     first = next(iter(results.each().values()))
+    title = title.format(matrix=named_matrix(first.provenance))
     if isinstance(first, PlaneResult):
         options = {"of": [None, *(g for g in first.groups if first.classes_of(g))]}
     elif isinstance(first, SpectralDensityResult) and first.per_class:

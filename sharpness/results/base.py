@@ -208,8 +208,7 @@ class Result(Split, Tabular):
         if self.sample_ids is not None:
             by = str(self.provenance.get("images", VALUES))
             identity = SampleIdentity.of_words(by, self.sample_ids, self.sample_weights)
-        grouped = self.provenance.get("rows") == "groups"  # then class_names are names of groups
-        return Probed(identity, self.provenance.get("data_sha256"), () if grouped else self.class_names)
+        return Probed(identity, self.provenance.get("data_sha256"), () if self.of_groups else self.class_names)
 
     @property
     def checks(self) -> pd.DataFrame:

@@ -26,13 +26,22 @@ ERRORS = {
 CURVATURE = ("MeasureResult", "EigenvalueResult", "SpectralDensityResult", "OwnersResult", "LayerResult")
 
 
-def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[str, str]:
+def caption(
+    what: str, results: Mapping[str, Entry], split: str = "", order: Sequence[str] | None = None
+) -> dict[str, str]:
     """Describe a picture of results by headings, with all that a reader must know about its numbers.
 
-    Facts that a result does not record are omitted; ``split`` names the images.
+    Facts that a result does not record are omitted.
+
+    Args:
+        what: description of the picture.
+        results: results by label.
+        split: name of the images.
+        order: labels of the models in the picture; by default all.
     """
     from sharpness.plots.bars import CROWD  # here, because tables are described without matplotlib
 
+    results = {label: results[label] for label in order or results}
     first = first_of(results)
     told: Mapping[str, Any] = first.provenance
     models = [
@@ -43,7 +52,7 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
     number = " to ".join(map(str, dict.fromkeys([sizes[0], sizes[-1]])))
     present = int((first.class_samples > 0).sum())
     classes = f"{present} of {len(first.class_names)}" if present < len(first.class_names) else present
-    lines["Images"] = f"{number} {split}".strip() + f", in {classes} classes"
+    lines["Images"] = f"{number} {split}".strip() + f", in {classes} {'groups' if first.of_groups else 'classes'}"
     if "loss" in told:
         scales = sorted({r.provenance.get("logit_scale", 1.0) for r in each(results).values()})
         lines["Loss"] = f"{told['loss']}, logits times {', '.join(f'{s:g}' for s in scales)}"

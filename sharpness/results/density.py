@@ -18,7 +18,7 @@ from sharpness.results.comparison import each, first_of, trainings_of
 from sharpness.results.estimates import Estimate, Subset, mean_of
 from sharpness.results.picture import Later, picture
 from sharpness.results.same import require_same
-from sharpness.results.words import in_coordinates, marks_in
+from sharpness.results.words import in_coordinates, marks_in, named_matrix
 from sharpness.statistics.estimate import interval
 from sharpness.statistics.quadrature import DensityCurve, SpectralQuadrature
 from sharpness.untrusted.refused import Refused
@@ -180,7 +180,8 @@ class SpectralDensityResult(Result):
             mean = [np.mean([getattr(c, name) for c in found], axis=0) for name in ("density", "lower", "upper")]
             curves[label] = (grid, mean[0], mean[1], mean[2])
             ends[label] = np.ravel([(np.nanmin(q.nodes), np.nanmax(q.nodes)) for q in of_model])
-        xlabel = f"Hessian eigenvalue{in_coordinates(first_of(results).provenance)}"
+        told = first_of(results).provenance
+        xlabel = f"{named_matrix(told)} eigenvalue{in_coordinates(told)}"
         return plot_density(curves, ax, **{"marks": ends, "trainings": trainings, "xlabel": xlabel, **options})
 
     def _summary(self) -> str:

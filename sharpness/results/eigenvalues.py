@@ -17,7 +17,7 @@ from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.picture import applying, columns_of, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
-from sharpness.results.words import in_coordinates, marks_in, near_zero
+from sharpness.results.words import in_coordinates, marks_in, named_matrix, near_zero
 from sharpness.statistics.estimate import interval
 from sharpness.untrusted.refused import Refused
 
@@ -239,7 +239,8 @@ class EigenvalueResult(Result):
         columns = {"largest": (0,), "smallest": (-1,), "both": (0, -1)}[end]
         values: list[Any] = [means(results, at(column, lambda r: r.values)) for column in columns]
         found = [details(column) for column in columns]
-        settings = {"ylabel": f"Hessian {SYMBOLS[end]}{in_coordinates(first.provenance)}", "over": first.over}
+        matrix, where = named_matrix(first.provenance), in_coordinates(first.provenance)
+        settings = {"ylabel": f"{matrix} {SYMBOLS[end]}{where}", "over": first.over}
         if end == "both":
             pairs = {name: tuple(one[name] for one in found) for name in found[0]}
             options = applying(plot_spectrum_ends, {**settings, **pairs, **options})

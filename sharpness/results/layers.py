@@ -17,7 +17,7 @@ from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.picture import columns_of, heat_maps, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
-from sharpness.results.words import marks_in
+from sharpness.results.words import marks_in, named_matrix
 from sharpness.untrusted.refused import Refused
 
 
@@ -130,7 +130,8 @@ class LayerResult(Result):
         first = first_of(results)
         order, names = columns_of(first)
         symbols = {"lambda_max": r"$\lambda_\mathrm{max}$", "lambda_min": r"$\lambda_\mathrm{min}$", "trace": "trace"}
-        options = {"label": f"Hessian {symbols[first.measure]}", "log": first.measure != "lambda_min", **options}
+        label = f"{named_matrix(first.provenance)} {symbols[first.measure]}"
+        options = {"label": label, "log": first.measure != "lambda_min", **options}
         values = means(results, lambda r: r.values[:, order])
         return heat_maps(values, dict.fromkeys(values, first.layers), names, ax, options)
 

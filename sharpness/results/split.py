@@ -40,6 +40,11 @@ class Split:
         return {"class": name, "group": group, "samples": int(self.class_samples[classes].sum())}
 
     @property
+    def of_groups(self) -> bool:
+        """True if a row was computed from all samples of a group: then ``class_names`` are names of groups."""
+        return bool(self.provenance.get("rows") == "groups")
+
+    @property
     def rarest_class(self) -> int:
         """The class with the fewest probed samples; in a tie, the last one."""
         present = np.where(self.class_samples > 0, self.class_samples, np.iinfo(np.int64).max)
@@ -47,7 +52,7 @@ class Split:
 
     def by_size(self) -> np.ndarray:
         """Class indices (C,) from most to fewest probed samples; of groups, the order in which they are defined."""
-        if self.provenance.get("rows") == "groups":
+        if self.of_groups:
             return np.arange(len(self.class_names))  # ordered by training images, not by probed samples
         return np.argsort(-self.class_samples, kind="stable")
 
@@ -88,6 +93,6 @@ class Split:
 
     def group_of(self, class_index: int) -> str:
         """The group of a class, or an empty string. In a result per group, each row is its own group."""
-        if self.provenance.get("rows") == "groups":
+        if self.of_groups:
             return self.class_names[class_index]
         return next((g for g, classes in self.groups.items() if class_index in classes), "")

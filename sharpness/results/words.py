@@ -13,12 +13,24 @@ from sharpness.results.rounding import with_error
 
 #: Mark of a value within two of its standard errors of zero.
 NEAR_ZERO = "°"
+#: Names of curvature matrices, by their ``kind``.
+MATRICES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix"}
 
 
 def near_zero(value: np.ndarray, error: np.ndarray) -> np.ndarray:
     """True where values (...) lie within two of their standard errors (...) of zero."""
     with np.errstate(invalid="ignore"):
         return (error > 0) & (np.abs(value) <= 2 * error)
+
+
+def named_matrix(provenance: Mapping[str, Any]) -> str:
+    """The name of the curvature matrix of a result, which is the Hessian unless its provenance says otherwise.
+
+    >>> named_matrix({"kind": "ggn"}), named_matrix({})
+    ('Gauss-Newton matrix', 'Hessian')
+    """
+    kind = str(provenance.get("kind") or "hessian")
+    return MATRICES.get(kind, kind)
 
 
 def in_coordinates(provenance: Mapping[str, Any]) -> str:

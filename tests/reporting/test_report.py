@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,7 +17,8 @@ from sharpness.reporting import printing, report
 from sharpness.reporting.bibliography import PAPERS, authors_year, bibtex, entries
 from sharpness.reporting.formulas import KINDS, MEASURES, as_html
 from sharpness.reporting.methods_text import as_latex, sentences
-from sharpness.results import EigenvalueResult, LineResult, MeasureResult, Result, Runs
+from sharpness.reporting.sections import section_of
+from sharpness.results import EigenvalueResult, LineResult, MeasureResult, Result, Runs, SpectralDensityResult
 from sharpness.results.collected import collect
 
 HOSTILE = "CE<script>x</script>"
@@ -132,8 +134,42 @@ def test_other_matrices_and_ascents_are_named(tmp_path):
         vectors=None, which="LA", k=1, tol=1e-3, seed=0, hvp_count=2, sample_products=8,
     ).save(tmp_path / "eigenvalues.nc")  # fmt: skip
     text = as_latex(sentences(collect(tmp_path)))
-    assert "in a ball of radius 0.1" in text and "linf norm, 3 steps" in text and "matrix ggn" in text
-    assert "own gradient" not in text
+    assert "in a ball of radius 0.1" in text and "linf norm, 3 steps" in text
+    assert "own gradient" not in text and text.count("of the Gauss-Newton matrix in the place of the Hessian") == 1
+    nodes = np.array([[1.0, 2.0], [1.0, 3.0]])
+    SpectralDensityResult(
+        **common("A", kind="ggn", num_parameters=8), nodes=nodes, weights=0 * nodes + 0.5, products=np.array(4),
+        sample_products=16,
+    ).save(tmp_path / "density.nc")  # fmt: skip
+    found = {c.kind: c for c in collect(tmp_path)}
+    assert as_latex(sentences(list(found.values()))).count("Gauss-Newton matrix in the place of the Hessian") == 2
+    for kind, heading in ((EigenvalueResult, "Extreme eigenvalues"), (SpectralDensityResult, "Spectral density")):
+        section = section_of(found[kind], kind.__name__, tmp_path, None)
+        assert section.title == section.caption["Shows"] == f"{heading} of the Gauss-Newton matrix"
+
+
+def test_coordinates_are_those_of_curvature(tmp_path):
+    """Lines and tables of losses record plain coordinates, whatever those of the curvature are."""
+    plain = line("A"), replace(table("A"), names=("loss",))
+    for i, one in enumerate((table("A", coordinates="filter"), *plain)):
+        one.provenance.setdefault("coordinates", "plain")
+        one.save(tmp_path / f"{i}.nc")
+    assert "curvature in filter coordinates" in as_latex(sentences(collect(tmp_path)))
+    assert "coordinates" not in as_latex(sentences(collect([tmp_path / "1.nc", tmp_path / "2.nc"])))
+
+
+def test_results_of_groups_are_of_groups(tmp_path):
+    values = np.array([[3.0], [2.0]])
+    of_groups = {**common("A", rows="groups"), "class_names": ("many", "few"), "groups": {}}
+    EigenvalueResult(
+        **of_groups, values=values, residuals=0 * values, converged=values > 0, vectors=None, which="LA", k=1,
+        tol=1e-3, seed=0, hvp_count=2, sample_products=8,
+    ).save(tmp_path / "groups.nc")  # fmt: skip
+    text = as_latex(sentences(collect(tmp_path)))
+    assert "4 images in 2 groups" in text and "that of all its images" in text and "mean of its classes" not in text
+    line("A").save(tmp_path / "line.nc")
+    text = as_latex(sentences(collect(tmp_path)))
+    assert "over 4 images in 2 classes" in text and "that of all its images" in text and "mean of its classes" in text
 
 
 def test_mixtures_are_refused_with_the_field_that_differs(tmp_path, capsys):

@@ -34,6 +34,17 @@ def test_classes_without_images_are_not_counted():
     assert caption("Rises", Comparison({"CE": part}), "train")["Images"] == "4 train, in 1 of 2 classes"
 
 
+def test_models_that_are_not_drawn_are_not_named():
+    other = dataclasses.replace(draws(8), provenance={"loss": "training"})
+    told = caption("Rises", Comparison({"CE": draws(7), "SAM": other}), order=["SAM"])
+    assert told["Models"] == "SAM" and told["Loss"].startswith("training") and told["Seeds"] == "probe 8"
+
+
+def test_groups_in_the_place_of_classes_are_counted_as_groups():
+    one = dataclasses.replace(draws(7), provenance={"rows": "groups"})
+    assert caption("Rises", Comparison({"CE": one}), "train")["Images"] == "6 train, in 2 groups"
+
+
 def test_it_stands_beside_its_picture(tmp_path):
     written = write_caption(tmp_path / "rises", caption("Rises", Comparison({"SAM": draws(7)})))
     assert written == tmp_path / "rises.txt" and written.read_text().startswith("Shows: Rises\nModels: SAM\n")

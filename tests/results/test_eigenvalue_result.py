@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from sharpness import Objective, UserError, eigenvalues, load_result
+from sharpness import Objective, UserError, eigenvalues, load_result, spectral_density
 
 #: From most to fewest samples.
 ORDER = [1, 2, 0]
@@ -49,6 +50,18 @@ def test_without_intervals_the_frame_has_no_columns_for_them(pair):
     frame = eigenvalues(pair["a"]).to_frame()
     assert not any(name.endswith(("_lower", "_upper", "_se")) for name in frame)
     assert frame["class"].tolist() == ["all"] and frame.samples.tolist() == [14]
+
+
+@pytest.mark.parametrize(("kind", "told"), [("hessian", "Hessian "), ("ggn", "Gauss-Newton matrix ")])
+def test_pictures_name_their_matrix(pair, kind, told):
+    results = [
+        eigenvalues(pair["a"], which="both", kind=kind), spectral_density(pair["a"], kind=kind, draws=2, steps=4),
+        eigenvalues(pair["a"], per_layer=True, per_class=True, kind=kind),
+    ]  # fmt: skip
+    for result in results:
+        texts = [text.get_text() for text in result.plot(Figure().subplots()).figure.findobj(Text)]
+        assert sum("Hessian" in text or "Gauss-Newton" in text for text in texts) == 1
+        assert any(text.startswith(told) for text in texts)
 
 
 @pytest.mark.parametrize(("end", "column"), [("largest", 0), ("smallest", -1)])
