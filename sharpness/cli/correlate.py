@@ -17,7 +17,9 @@ from sharpness.cli.output import TABLES, Delivery
 @click.option("--test", type=click.Path(), help="Table of the same checkpoints on test images, for accuracy and gap.")
 @click.option("--measures", help="Comma-separated columns of the table. [default: all but accuracy]")
 @click.option("--given", help="Column to control for in partial correlations. [default: train, over classes]")
-@click.option("--resamples", default=2000, help="Number of bootstrap resamples of the checkpoints.")
+@click.option(
+    "--resamples", default=2000, help="Number of bootstrap resamples of the checkpoints, or of the classes of one."
+)
 @click.option("--seed", default=0, help="Seed of the bootstrap.")
 @output_option("the coefficients")
 @plot_option("the scatter plot")
@@ -45,4 +47,5 @@ def correlate(
     shown.require(TABLES)
     found = sharpness.correlate(table, test, measures=measures, given=given, resamples=resamples, seed=seed)
     options = picture_look(look, dict.fromkeys(found.points["model"]), shown.plot is not None)
+    found.require_every(options.get("order"))
     shown.table(found.to_frame(), lambda: str(found), lambda: (found.plot(over, **options), found.caption(over)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,7 +165,7 @@ class Correlations:
 
         Args:
             over: ``"checkpoints"`` (values for all samples) or ``"classes"``.
-            options: those of every picture, see :class:`~sharpness.plots.PlotOptions`.
+            options: those of every picture, see :class:`~sharpness.plots.PlotOptions`; ``order`` must name all models.
 
         Raises:
             UserError: an unknown option, a value out of range, or no coefficient over these.
@@ -177,8 +177,8 @@ class Correlations:
             raise UserError(f"plot has no option {min(unknown)!r}: it takes over, {', '.join(COMMON)}")
         choose("over", over, list(dict.fromkeys(self.rows["over"])))
         looks, shown = looks_of(options, list(dict.fromkeys(self.points["model"])), "model")
-        points = self.points[self.points["model"].isin(list(shown))]
-        points = points.sort_values("model", key=lambda column: column.map(list(shown).index), kind="stable")
+        self.require_every(looks.order)
+        points = self.points.sort_values("model", key=lambda column: column.map(list(shown).index), kind="stable")
         points = points.assign(model=points["model"].map(shown))
         points = points[of_all_samples(points) == (over == "checkpoints")]
         rows = self.rows[(self.rows["over"] == over) & (self.rows["given"] == "")]
@@ -190,12 +190,26 @@ class Correlations:
         with looks.in_force():
             return plot_scatter(points, taus, self.titles, ax=looks.ax, title=looks.title, log=looks.log)
 
+    def require_every(self, order: Sequence[str] | None) -> None:
+        """Refuse an order that leaves models out, whose dots the coefficients of the plot include.
+
+        Raises:
+            UserError: names the models that are missing.
+        """
+        if left_out := [name for name in dict.fromkeys(self.points["model"]) if name not in (order or [name])]:
+            raise UserError(
+                f"order leaves out {', '.join(left_out)}, but the coefficients are those of all models: name all, or "
+                "correlate a table without these"
+            )
+
     def caption(self, over: str = "checkpoints") -> dict[str, str]:
-        """The caption of the plot, by headings."""
+        """The caption of the plot, by headings; a table of a single model may not name it."""
         points = self.points[of_all_samples(self.points) == (over == "checkpoints")]
         each = "checkpoint" if over == "checkpoints" else "class of a checkpoint"
+        models = ", ".join(filter(None, dict.fromkeys(points["model"])))
+        drawn = "classes" if len(self.points[["model", "run"]].drop_duplicates()) == 1 else "checkpoints"
         return {
             "Shows": f"{' and '.join(dict.fromkeys(self.rows['outcome']))} against measures, a dot for each {each}",
-            "Models": ", ".join(dict.fromkeys(points["model"])),
-            "Errors": "tau is Kendall's rank correlation, in brackets its 95 % interval: a bootstrap over checkpoints",
+            **({"Models": models} if models else {}),
+            "Errors": f"tau is Kendall's rank correlation, in brackets its 95 % interval: a bootstrap over {drawn}",
         }

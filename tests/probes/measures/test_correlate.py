@@ -177,7 +177,10 @@ def test_a_class_called_all_is_a_class():
 def test_without_a_test_table_there_is_no_gap_and_one_checkpoint_has_its_classes():
     train, test = tables(1, 1, 9)
     test["lambda_max"] = train["lambda_max"]
-    frame = sharpness.correlate(test.drop(columns=["model", "run"])).to_frame()
+    found = sharpness.correlate(test.drop(columns=["model", "run"]))
+    frame, told = found.to_frame(), found.caption("classes")
+    assert told["Errors"].endswith("a bootstrap over classes") and "Models" not in told
+    assert sharpness.correlate(*tables(), resamples=0).caption("classes")["Errors"].endswith("over checkpoints")
     assert frame["over"].tolist() == ["classes"] and frame["outcome"].tolist() == ["accuracy"]
     assert frame["tau"].item() == pytest.approx(-1) and frame["tau_upper"].item() < 0
 
@@ -245,6 +248,9 @@ def test_the_command_reads_what_measure_wrote(tmp_path, capsys):
     written = pd.read_csv(tmp_path / "tau.csv")
     assert written["tau"].abs().max() == pytest.approx(1) and (tmp_path / "tau.png").exists()
     assert "Kendall's rank correlation" in " ".join((tmp_path / "tau.txt").read_text().split())
+    output = tmp_path / "part.csv"
+    assert main([*arguments, "--plot", str(tmp_path / "part"), "--order", "m0", "-o", str(output)]) == 2
+    assert "order leaves out m1" in capsys.readouterr().err and not output.exists()
     assert main(["correlate", str(tmp_path / "missing.csv")]) == 2
     assert "No such file" in capsys.readouterr().err
 
@@ -259,9 +265,9 @@ def test_the_picture_has_a_panel_for_each_pair_and_says_the_coefficient():
 
 def test_the_picture_takes_the_options_of_every_picture():
     found = sharpness.correlate(*tables())
-    axes = found.plot(order=["m1"], labels={"m1": "Mine"}, width="single", title="Ranks", log=True)
+    axes = found.plot(order=["m1", "m0"], labels={"m1": "Mine"}, width="single", title="Ranks", log=True)
     figure = axes[0, 0].figure
-    assert [line.get_label() for line in axes[0, 0].lines] == ["Mine"]
+    assert [line.get_label() for line in axes[0, 0].lines] == ["Mine", "m0"]
     assert (figure.get_figwidth(), figure.get_suptitle()) == (3.3, "Ranks")
     assert axes[0, 0].get_xscale() in ("log", "symlog")
     given = Figure().subplots(2, 2)
@@ -269,6 +275,7 @@ def test_the_picture_takes_the_options_of_every_picture():
     for options, told in [
         ({"wdth": 3}, "no option 'wdth'"),
         ({"order": ["m7"]}, "'m7'"),
+        ({"order": ["m1"]}, "order leaves out m0, but the coefficients are those of all models"),
         ({"ax": given[0]}, "4 panels"),
     ]:
         with pytest.raises(UserError, match=told):
