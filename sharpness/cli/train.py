@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +139,7 @@ def train(
     require_folder("--out", out)
     data = load_described(given)
     names = tuple(name.strip() for name in (flatten or "").split(",") if name.strip() not in ("", NONE))
-    options = dict(pair(p) for p in pairs)
+    options = _of_method(pairs)
     pretrained = course.pretrained is not None
     name = run_name(method, names, options, seed, data.other_augmentation, course.shards, pretrained)
     folder = Path(out) if out else Path("runs") / f"{given['data']}-{name}"
@@ -151,3 +153,20 @@ def train(
     say(f"written {folder / 'last.pt'}, {folder / 'history.csv'}", err=as_json)
     if watched is not None:
         watched.tell()
+
+
+def _of_method(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the options of a method by name.
+
+    Raises:
+        UserError: an argument of :func:`sharpness.train` itself, which would replace that of the command.
+    """
+    found = dict(pair(p) for p in pairs)
+    taken = [p.name for p in signature(sharpness.train).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = {p.name: max(p.opts, key=len) for p in click.get_current_context().command.params}
+    for name in found:
+        if name in taken and name in own:
+            raise UserError(f"-O {name}: it is an option of its own, {own[name]}")
+        if name in taken:
+            raise UserError(f"-O {name}: it is no option of the method, leave it out")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from sharpness.checkpoints import load_checkpoint
 from sharpness.data import LongTailData
+from sharpness.errors import UserError
 from sharpness.files import picture_file, write_csv
 from sharpness.plots import save_figure
 from sharpness.probes import correlate, line, plane, random_perturbation
@@ -22,7 +24,7 @@ from sharpness.results.comparison import first_of
 from sharpness.studies.cells import Cell, folder_of
 from sharpness.studies.curvature import ENDS, draw_curvature
 from sharpness.studies.motivation import columns_of, draw_motivation
-from sharpness.studies.settings import Settings
+from sharpness.studies.settings import Settings, require_distinct
 from sharpness.studies.spectra import draw_spectra, head_and_tail
 from sharpness.studies.visualization import draw_lines, draw_planes, drawn_numbers
 
@@ -37,6 +39,9 @@ class FigureSettings(Settings):
         extent: half the length of line and plane, in filter norms.
         adaptive: tolerance of the interpolation of planes, relative to their relief; None evaluates every point.
         directions: seeds of the directions of lines and planes; each has its own row of panels.
+
+    Raises:
+        UserError: settings that no landscape can have, before anything is trained.
     """
 
     radii: tuple[float, ...] = RADII
@@ -44,6 +49,17 @@ class FigureSettings(Settings):
     extent: float = 0.5
     adaptive: float | None = 0.01
     directions: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if self.grid < 2:
+            raise UserError(f"grid={self.grid} (--plane): give two points or more along each side")
+        if not (math.isfinite(self.extent) and self.extent > 0):
+            raise UserError(f"extent={self.extent:g} (--range): give a number above 0, such as 0.5")
+        if self.adaptive is not None and not 0 <= self.adaptive < 1:
+            raise UserError(
+                f"adaptive={self.adaptive:g} (--adaptive): give a part of the relief below 1, such as 0.01, or 0"
+            )
+        require_distinct(directions=self.directions)
 
     def probes(self, cell: Cell) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         span = (-self.extent, self.extent, self.grid)

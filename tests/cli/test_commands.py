@@ -16,6 +16,7 @@ import sharpness
 from sharpness import load_result
 from sharpness.cli import cli, main
 from sharpness.cli.figures import _print
+from sharpness.cli.output import measured_on
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.models import build_model
 
@@ -48,6 +49,9 @@ def test_every_command_shows_an_example_to_copy(command, capsys):
         (["train", "--method", "ce", "-O", "scope=all"], "unknown option 'scope' of ce"),
         (["train", "--method", "cc-sam", "-O", "scope=half"], "unknown scope 'half'"),
         (["train", "--method", "ce", "-O", "scope"], "name=value"),
+        (["train", "--method", "ce", "-O", "seed=3"], "-O seed: it is an option of its own, --seed"),
+        (["train", "--method", "ce", "-O", "epochs=1"], "-O epochs: it is an option of its own, --epochs"),
+        (["train", "--method", "ce", "-O", "out=x"], "-O out: it is an option of its own, --out"),
         (["train", "--method", "ce", "--flatten", "swan"], "unknown flattening operation 'swan'"),
         (["train", "--method", "ce", "--epochs", "0"], "epochs=0"),
         (["train", "--method", "ce", "--model", "vgg"], "unknown model 'vgg'"),
@@ -64,6 +68,10 @@ def test_every_command_shows_an_example_to_copy(command, capsys):
         (["evaluate", "zoo:ce", "--open", ".", "--open-root", "lists"], "--open-root lists is for a list given"),
         (["measure"], "CHECKPOINTS"),
         (["figures", "--methods", "ce,ce"], "only once"),
+        (["figures", "--plane", "1"], "grid=1 (--plane): give two points or more"),
+        (["figures", "--range", "inf"], "extent=inf (--range): give a number above 0"),
+        (["figures", "--adaptive", "1"], "adaptive=1 (--adaptive): give a part of the relief below 1"),
+        (["figures", "--direction-seeds", "0,0"], "directions '0,0': name at least one, and each only once"),
         (["figures", "--study", "trace"], "unknown study 'trace'"),
         (["figures", "--study", "flattening", "--methods", "ce,ce"], "only once"),
         (["figures", "--study", "flattening", "--operations", "sam"], "'none'"),
@@ -123,6 +131,15 @@ def test_spectrum_prints_values_with_residuals(run, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "residual" in out and "smallest" in out
     assert (tmp_path / "s.nc").exists()
+
+
+def test_a_picture_and_a_line_below_a_table_tell_what_was_chosen(run, capsys, tmp_path):
+    named = ["--label", f"X={run}", "--label", f"Y={run}", "--limit-per-class", "2", "--measures", "loss"]
+    assert main(["measure", *named, "--order", "Y", "--plot", str(tmp_path / "one")]) == 0
+    assert "Models: Y\n" in (tmp_path / "one.txt").read_text()
+    capsys.readouterr()
+    few = {"limit_per_class": None, "images": None, "split": "test", "match_samples": 3, "seed": 7}
+    assert measured_on(few) == "images: 3 of every class, drawn at random (seed 7), of the test split"
 
 
 PICTURES = {f"{kind}.{suffix}" for kind in ("contour", "surface") for suffix in ("pdf", "png", "txt")}
@@ -242,6 +259,8 @@ def test_a_spectrum_is_printed_and_written(one_format, options, columns, rows, r
     assert figure.with_suffix(".png").is_file() and figure.with_suffix(".pdf").is_file()
     assert not output.with_name("table.csv.partial").exists()
     assert ("rise along the eigenvector" in captured.out) == ("--verify" in options)
+    drawn = "images: 4 of the first 4 of every class, in the order of the data, drawn at random (seed 0), of the train"
+    assert (drawn in captured.out) == ("--match-samples" in options)
 
 
 def test_an_interrupted_spectrum_goes_on_where_it_was(run, capsys, tmp_path, monkeypatch):
