@@ -52,7 +52,7 @@ export function explore(root, data, changed = () => {}) {
       const words = { loss: "loss", rise: "rise of the loss", accuracy: "accuracy" }[state.surface];
       return {
         title: `${words} at the chosen point`, name: words, flat: state.surface !== "accuracy", share: state.surface === "accuracy",
-        value: surfaceAt, low: () => NaN, high: () => NaN,
+        samples: plane().samples, value: surfaceAt, low: () => NaN, high: () => NaN,
         mark: state.surface === "loss" ? base : () => NaN,
       };
     }
@@ -63,8 +63,14 @@ export function explore(root, data, changed = () => {}) {
     const at = (part) => (row) => values[part * shape[1] + row];
     return {
       title: quantity.title, name: quantity.name, share: quantity.share, flat: quantity.flat ?? !quantity.name.includes("accuracy"),
-      value: at(0), low: at(1), high: at(2), mark: () => NaN,
+      samples: quantity.samples, value: at(0), low: at(1), high: at(2), mark: () => NaN,
     };
+  }
+
+  // Samples of the rows: those of the bars, or without bars those of a picture of this training.
+  function samplesOf(shown) {
+    const here = [...data.planes, ...data.lines].find((one) => one.of[state.training]);
+    return (shown ?? plane() ?? here)?.samples;
   }
 
   // Rows of the list: all samples and groups first, then the classes that match the search.
@@ -76,7 +82,8 @@ export function explore(root, data, changed = () => {}) {
     }
     const value = (row) => (Number.isNaN(shown.value(row)) ? -Infinity : (shown.flat ? 1 : -1) * shown.value(row));
     if (state.order === "sharp" && shown) classes.sort((a, b) => (value(b) > value(a)) - (value(b) < value(a)) || a - b);
-    if (state.order === "size") classes.sort((a, b) => data.samples[b] - data.samples[a] || a - b);
+    const samples = samplesOf(shown);
+    if (state.order === "size" && samples) classes.sort((a, b) => samples[b] - samples[a] || a - b);
     if (state.order === "name") classes.sort((a, b) => names[a].localeCompare(names[b], undefined, { numeric: true }));
     return [...names.keys()].slice(0, first).concat(classes);
   }
@@ -341,6 +348,7 @@ export function explore(root, data, changed = () => {}) {
 
   function drawRows() {
     const { rows, shown, place, log, zero } = view;
+    const samples = samplesOf(shown);
     const seen = Math.ceil((list.clientHeight || 480) / ROW);
     // The scroll position may still be that of a longer list.
     const from = Math.max(0, Math.min(Math.floor(list.scrollTop / ROW), rows.length - seen) - 4);
@@ -361,7 +369,7 @@ export function explore(root, data, changed = () => {}) {
         track.append(h("span", { class: kind, style: { left: `${100 * left}%`, width: `${100 * (right - left)}%` } }));
       };
       const dot = (kind, a) => track.append(h("span", { class: kind, style: { left: `${100 * place(a)}%` } }));
-      let told = `${describe(row)}, ${data.samples[row]} samples`;
+      let told = `${describe(row)}${samples ? `, ${samples[row]} samples` : ""}`;
       if (Number.isFinite(value)) {
         if (log) dot("dot", value);
         else box("bar", 0, value);
@@ -491,11 +499,13 @@ export function explore(root, data, changed = () => {}) {
     // If the chosen row has no spectrum, that of its rarest class with one is shown, or that of all samples.
     const known = [...new Set(here.flatMap((one) => Object.keys(one.of[state.training])))].map(Number);
     const fitting = known.filter((row) => row >= first && (state.row === 0 || groupOf[row] === names[state.row]));
-    const rarest = fitting.reduce((a, b) => (a < 0 || data.samples[b] <= data.samples[a] ? b : a), -1);
+    const { samples } = here[0];
+    const rarest = fitting.reduce((a, b) => (a < 0 || samples[b] <= samples[a] ? b : a), -1);
     const row = known.includes(state.row) ? state.row : rarest >= 0 ? rarest : known[0] ?? state.row;
     const curves = here.map((one) => one.of[state.training][row]).filter(Boolean);
     const instead = row === state.row ? "" : `There is no spectrum of ${describe(state.row)}; this is that of ${!row ? "all samples" : rarest >= 0 ? "its rarest class" : describe(row)}.`;
-    spectrumTitle.textContent = `Spectrum of the Hessian, ${describe(row)}`;
+    const matrices = [...new Set(here.map((one) => one.matrix))];
+    spectrumTitle.textContent = `Spectrum of the ${matrices.join(" and the ")}, ${describe(row)}`;
     spectrumPicture.replaceChildren(...curves.map((one) => {
       if (one.density) {
         const { shape, values } = get(one.density);

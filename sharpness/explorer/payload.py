@@ -24,9 +24,10 @@ from sharpness.results.description import Description
 from sharpness.results.estimates import Subset
 from sharpness.results.landscape import Landscape
 from sharpness.results.same import require_equal
+from sharpness.results.words import named_matrix
 
 #: Name and version of the format that :func:`payload_of` returns.
-SCHEMA = "sharpness.explorer/1"
+SCHEMA = "sharpness.explorer/2"
 #: Maximum number of radii of a random perturbation that are offered as quantities.
 RADII = 12
 
@@ -74,7 +75,6 @@ def payload_of(collections: Sequence[Collection], title: str) -> dict[str, Any]:
         "title": title,
         "groups": {name: list(members) for name, members in first.groups.items()},
         "classes": list(first.class_names) if first.has_classes else [],
-        "samples": [first.row(row)["samples"] for row in rows],
         "trainings": [{"model": label, "run": run or ""} for label, run in trainings],
         "notes": _notes(shown),
         **found,
@@ -106,7 +106,12 @@ def _source(c: Collection) -> str:
 
 def _grouped(c: Collection) -> bool:
     """True for results whose rows are groups instead of classes."""
-    return bool(_first(c).provenance.get("rows") == "groups")
+    return bool(_first(c).of_groups)
+
+
+def _samples(of: Mapping[int, Any], rows: Sequence[Subset]) -> list[int]:
+    """Samples of every row, which may differ between tables, such as of training and test images."""
+    return [next(iter(of.values())).row(row)["samples"] for row in rows]
 
 
 def _numbers(result: Result, name: str, rows: Sequence[Subset]) -> np.ndarray:
@@ -132,6 +137,7 @@ def _quantities(prefix: str, of: dict[int, Any], rows: Sequence[Subset]) -> list
         if isinstance(first, OwnersResult):
             describe = Description(title=f"Share of the eigenvalue of direction {name}", bounds=(0, 1))
         told = {"flat": describe.lower_is_flatter, "name": name, "share": describe.bounds == (0, 1)}
+        told["samples"] = _samples(having, rows)
         radii = getattr(first, "radii", None)
         if next(iter(known.values())).ndim == 2:
             quantities.append({"title": f"{prefix}{_title(name, describe)}", **told, "of": _packed(known)})
@@ -180,7 +186,7 @@ def _line(name: str, of: dict[int, LineResult], rows: Sequence[Subset]) -> dict[
 
 def _landscapes(name: str, of: Mapping[int, Landscape], rows: Sequence[Subset]) -> dict[str, Any]:
     found = {str(t): _landscape(result, rows) for t, result in of.items()}
-    return {"title": name, "x": next(iter(of.values())).x.tolist(), "of": found}
+    return {"title": name, "samples": _samples(of, rows), "x": next(iter(of.values())).x.tolist(), "of": found}
 
 
 def _spectra(name: str, of: dict[int, Any], rows: Sequence[Subset]) -> dict[str, Any]:
@@ -206,7 +212,8 @@ def _spectra(name: str, of: dict[int, Any], rows: Sequence[Subset]) -> dict[str,
                     "ends": [float(np.nanmin(nodes := result.quadrature(c).nodes)), float(np.nanmax(nodes))],
                 }
         kept[str(t)] = each
-    return {"title": name, "of": kept}
+    matrix = named_matrix(next(iter(of.values())).provenance)
+    return {"title": name, "samples": _samples(of, rows), "matrix": matrix, "of": kept}
 
 
 def _owners(name: str, of: dict[int, OwnersResult]) -> dict[str, Any]:

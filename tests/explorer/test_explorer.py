@@ -147,6 +147,32 @@ def test_measures_that_the_first_training_lacks_are_shown():
     np.testing.assert_allclose(unpacked(sharpest["of"]["1"])[0, 3:], [3.0, 200.0, 1.0])
 
 
+def of_other_images():
+    """Tables of training and of test images of a model, with other numbers of each class."""
+    return [{"A": table("A")}, {"A": replace(table("A", 1.0), class_samples=np.array([1, 4, 2]))}]
+
+
+def test_every_table_has_samples_of_its_own():
+    found = sharpness.explore([*of_other_images(), {"A": plane("A")}, {"A": eigenvalues("A")}]).payload
+    counts = [10, 6, 4, 6, 3, 1], [7, 1, 6, 1, 4, 2]
+    assert [one["samples"] for one in found["quantities"][:4]] == [*counts[:1] * 2, *counts[1:] * 2]
+    assert found["planes"][0]["samples"] == found["spectra"][0]["samples"] == counts[0]
+    assert found["spectra"][0]["matrix"] == "Hessian"
+
+
+def test_the_page_tells_the_samples_of_the_chosen_table(browser, tmp_path):
+    browser.open(sharpness.explore(of_other_images()).save(tmp_path / "page.html"))
+    told = "document.querySelector('[data-row=\"4\"]').ariaLabel"
+    assert "dog, few, 3 samples" in browser.run(told)
+    choice = "[...document.querySelectorAll('select')].find(s => s.id.endsWith('-quantity'))"
+    browser.run(f"(() => {{ const s = {choice}; s.value = '2'; s.dispatchEvent(new Event('change')) }})()")
+    assert "dog, few, 4 samples" in browser.run(told)
+    order = "[...document.querySelectorAll('select')].find(s => s.id.endsWith('-order'))"
+    browser.run(f"(() => {{ const s = {order}; s.value = 'size'; s.dispatchEvent(new Event('change')) }})()")
+    assert [row for row, _ in browser.run(ROWS)][3:] == [4, 5, 3]
+    assert browser.errors == []
+
+
 def test_no_text_ends_the_element_of_the_data():
     page = page_of(sharpness.explore(everything(), title="</title><script>1</script>").payload)
     assert page.count("</script>") == 2 and page.count("<script") == 2 and "onerror=alert" in page
