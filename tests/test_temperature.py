@@ -179,3 +179,42 @@ def test_a_checkpoint_is_fitted_on_test_images_that_are_not_probed(tmp_path, cap
         sharpness.checkpoint_objective(path, loss="training", logits="temperature")
     assert main(["measure", str(path), "--logits", "temperature", "--measures", "loss", "--limit-per-class", "2"]) == 0
     assert f"fitted on {len(y)} held-out images" in capsys.readouterr().out
+
+
+def test_a_monitor_fits_the_temperature_of_every_step():
+    model, (x, y), held_out = Louder(1.0), samples(60, 3), samples(200, 5)
+    monitor = sharpness.Monitor(
+        model, (x, y), budget=1.0, samples=60, measures="loss", logits="temperature", held_out=held_out
+    )
+    for epoch in (1, 2):
+        fresh = Objective(model, (x, y), logits="temperature", held_out=held_out)
+        assert monitor.step(epoch)[0]["value"] == pytest.approx(fresh.loss(), rel=1e-9)
+        with torch.no_grad():
+            model.linear.weight.mul_(3)
+            model.linear.bias.add_(1)
+
+
+def test_a_temperature_of_other_weights_is_refused():
+    model, (x, y) = Louder(1.0), samples(60, 3)
+    objective = Objective(model, (x, y), logits="temperature", held_out=samples(200, 5))
+    objective.check()
+    with torch.no_grad():
+        model.linear.bias.add_(1)
+    with pytest.raises(UserError, match="weights have changed since their temperature was fitted: make the objective"):
+        sharpness.measure(objective, "loss")
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_temperature_is_fitted_at_recalibrated_statistics(held_out):
+    """Those of the probed images, whose logits are 30 times those at the running statistics."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(3), Louder(2.0)).double().eval()
+    (x, y), (u, v) = samples(200, 3), samples(300, 5)
+    objective = Objective(
+        model, (x / 30, y), batchnorm="recalibrate", logits="temperature", held_out=(u / 30, v) if held_out else None
+    )
+    # Written out: the statistics of x, with the unbiased variance and epsilon.
+    given, labels = (u, v) if held_out else (x, y)
+    seen = (given / 30 - (x / 30).mean(0)) / ((x / 30).var(0) + 1e-5).sqrt()
+    logits = model[1](seen).detach()
+    assert objective.temperature.value == pytest.approx(temperature_of_logits(logits, labels)[0], rel=1e-6)

@@ -106,9 +106,14 @@ class _Crops(Dataset[Tensor]):
         return torch.stack(found)
 
 
+def has_originals(images: Any) -> bool:
+    """True if the source of images has them before they were resized and cropped."""
+    return isinstance(images, Rows) and hasattr(images.source, "originals")
+
+
 def originals(images: Any, indices: np.ndarray) -> Sequence[Tensor]:
     """Images before they were resized and cropped, where their source has them, else as they are."""
-    if isinstance(images, Rows) and hasattr(images.source, "originals"):
+    if has_originals(images):
         found: Sequence[Tensor] = images.source.originals(images.index[indices])
         return found
     return list(images[torch.as_tensor(indices)].cpu())

@@ -109,10 +109,17 @@ def _require_apart(named: Sequence[tuple[str, Tensor]]) -> None:
             )
 
 
+#: Names of a layer's weight: its own, and those under spectral or weight norm, old and new.
+PARAMETRIZED = (
+    "weight", "weight_orig", "weight_v", "parametrizations.weight.original", "parametrizations.weight.original1"
+)  # fmt: skip
+
+
 def filter_axes(model: nn.Module) -> dict[str, int | None]:
     """Return the filter axes that are not 0, by parameter name; None for a parameter without filters.
 
-    The axis is 1 for transposed convolutions, whose weights are (inputs, outputs, ...). LayerNorm and RMSNorm scale and
+    The axis is 1 for transposed convolutions, whose weights are (inputs, outputs, ...), unless they are depthwise; with
+    other groups, a filter holds the weights of one output of every group. LayerNorm and RMSNorm scale and
     shift every number of a sample by one of its own, however many axes these have. A module can declare its own axes in
     an attribute ``filter_axes``.
     """
@@ -120,7 +127,8 @@ def filter_axes(model: nn.Module) -> dict[str, int | None]:
     for prefix, module in model.named_modules():
         declared: dict[str, int | None] = {}
         if isinstance(module, nn.modules.conv._ConvTransposeNd):
-            declared = {"weight": 1}
+            depthwise = module.groups == module.in_channels == module.out_channels
+            declared = dict.fromkeys(PARAMETRIZED, 0 if depthwise else 1)
         elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
             declared = {"weight": None, "bias": None}
         for name, axis in (declared | getattr(module, "filter_axes", {})).items():

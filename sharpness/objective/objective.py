@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -331,6 +332,8 @@ class Objective(Values):
             **({} if self.temperature is None else self.temperature.provenance()),
             "scope": self.scope,
             "num_parameters": self.num_parameters,
+            # Which ones: scope and number are the same when another parameter of the same size is frozen.
+            "parameters_sha256": hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:16],
             "coordinates": self.coordinates,
             "batchnorm": self.batchnorm,
             "dtype": self.precision,

@@ -134,6 +134,19 @@ def temperature_of_logits(logits: Tensor, labels: Tensor, weights: Tensor | None
     return scale / beta, scale / beta**2 * error
 
 
+def require_answers(objective: Values) -> None:
+    """Refuse targets to which no temperature can be fitted.
+
+    Raises:
+        UserError: they are not labels of the outputs.
+    """
+    if not objective.has_answers:
+        raise UserError(
+            "logits='temperature': a temperature is fitted to labels and logits (n, C), and these targets and outputs "
+            "are others: leave it out, or give a number, logits=2.0"
+        )
+
+
 def fit_temperature(objective: Values, images: str) -> Temperature:
     """Fit the temperature of a model on the samples of an objective.
 
@@ -143,11 +156,7 @@ def fit_temperature(objective: Values, images: str) -> Temperature:
     Raises:
         UserError: targets are not labels of the outputs, or there is no best temperature.
     """
-    if not objective.has_answers:
-        raise UserError(
-            "logits='temperature': a temperature is fitted to labels and logits (n, C), and these targets and outputs "
-            "are others: leave it out, or give a number, logits=2.0"
-        )
+    require_answers(objective)
     logits = objective.outputs()
     if not bool(logits.isfinite().all()):
         raise UserError(f"logits of the {images} are not finite: check the inputs' normalisation and the weights")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, Generic, TypeVar, Unpack
 
@@ -37,6 +37,7 @@ from sharpness.engine.second_order import SecondOrder
 from sharpness.engine.tracing import structure
 from sharpness.engine.undisturbed import undisturbed
 from sharpness.errors import UserError
+from sharpness.objective.coordinates import scales_of
 from sharpness.objective.description import Description, SampleOptions
 from sharpness.objective.evaluation import evaluation
 from sharpness.objective.first_call import (
@@ -51,7 +52,13 @@ from sharpness.objective.first_call import (
 from sharpness.objective.loss_identity import loss_identity, loss_name, settled
 from sharpness.objective.repeatability import repeated_passes
 from sharpness.objective.samples import Batches
-from sharpness.objective.temperature import AtTemperature, Temperature, chosen_temperature, require_logits
+from sharpness.objective.temperature import (
+    AtTemperature,
+    Temperature,
+    chosen_temperature,
+    require_answers,
+    require_logits,
+)
 from sharpness.renamed import renamed_attribute
 
 T = TypeVar("T")
@@ -150,14 +157,18 @@ class Values:
         labels = self.num_classes if self.classes_from == "labels" else None
         self._answers = answers_of(self.y, width, labels, every=isinstance(loss, str))
         self.logits = logits if isinstance(logits, str) else "given temperature"
-        self.temperature = chosen_temperature(self, logits, held_out, output=output, batch=description.batch)
-        if self.temperature is not None:
-            self.loss_function = AtTemperature(self.loss_function, self.temperature.value)
+        if self.logits == "temperature" and held_out is None:
+            require_answers(self)
         targets = self.y[: len(outputs)].to(self.device)
         values = first_losses(self.loss_function, outputs, targets)
-        self._require_independent()
         # Parameters that receive no gradient have rows of zeros in the Hessian; the graph shows which to leave out.
         self.names, self.parameters = parameters_in_scope(model, values.sum(), parameters, bool(hidden))
+        # At the statistics that probes see: recalibrated ones belong to another network than the running ones.
+        with self.at(torch.zeros(self.num_parameters)) if batchnorm == "recalibrate" else nullcontext():
+            self.temperature = chosen_temperature(self, logits, held_out, output=output, batch=description.batch)
+        if self.temperature is not None:
+            self.loss_function = AtTemperature(self.loss_function, self.temperature.value)
+        self._require_independent()
         if not isinstance(loss, str):
             require_through_outputs(self.loss_function, outputs, targets, self.names, self.parameters)
         self.loss_identity = settled(loss, self.loss_identity)
@@ -337,16 +348,24 @@ class Values:
     def check(self) -> SampleSums:
         """Check that two passes agree and are finite, and return their sums; every probe calls this first.
 
-        A model that has changed since it was examined is examined again.
+        A model that has changed since it was examined is examined again, and filter coordinates follow its filters.
 
         Raises:
-            UserError: the loss is random, not finite, or depends on a sample's position; the message says where.
+            UserError: the loss is random, not finite, or depends on a sample's position; the message says where. Or the
+                weights have changed since a temperature was fitted to them.
         """
         if self._checked is not None:
             return self._checked
-        if self._condition() != self._examined:
+        condition = self._condition()
+        if condition != self._examined:
+            if self.logits == "temperature" and condition[0] != self._examined[0]:
+                raise UserError(
+                    "the weights have changed since their temperature was fitted: make the objective again, or give a "
+                    "number, logits=2.0"
+                )
             self._require_independent()
             self._engine.forget()
+            self._scales = scales_of(self, self.coordinates)  # type: ignore[arg-type]
             self._examined = self._condition()
         return repeated_passes(self)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from sharpness.data import LongTailData
+from sharpness.data.resized_crop import RESIZED_CROPS, has_originals
+from sharpness.data.standardization import Standardization
 from sharpness.engine import distributed
 from sharpness.engine.devices import exact_float32
 from sharpness.engine.folded import Refolded
@@ -150,6 +152,7 @@ def train(
         helper_sha256=helper.sha256 if helper else None,
         pretrained_sha256=begin.sha256 if begin else None,
         augmentation=data.other_augmentation,
+        cropped=_cropped(data),
         shards=shards if shards != 1 else None,
     )
     identity = _known(
@@ -157,6 +160,7 @@ def train(
         options=options,
         data=data.longtail.to_dict(),
         data_sha256=data.train.sha256(),
+        normalization=asdict(Standardization(data.train.mean, data.train.std)),
         model=architecture,
         network_sha256=fingerprint(network) if own else None,
         **training,
@@ -188,6 +192,11 @@ def train(
         )
         carry_out(run, helper, begin)
         return distributed.on_first(folder.history)
+
+
+def _cropped(data: LongTailData) -> str | None:
+    """Return what resized crops are of, unless they are of the files: other pixels of images with the same digest."""
+    return "stored images" if data.augmentation in RESIZED_CROPS and not has_originals(data.train.images) else None
 
 
 def _known(**settings: Any) -> dict[str, Any]:

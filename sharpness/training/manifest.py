@@ -35,6 +35,9 @@ def manifest_of(
     transform = getattr(getattr(data.train.images, "source", None), "transform", None)
     unusual = [*([augmentation_label(other)] if other else []), *(["pretrained"] if pretrained else [])]
     card = [stage_card(s, data.augmentation, recipe.shards) for s in recipe.stages]
+    for stage in card:
+        if "augmented" in stage and training.get("cropped"):
+            stage["augmented"] += f", of {training['cropped']}"
     if pretrained is not None:
         card[0] |= {"begins at": pretrained.card}
     return Manifest(

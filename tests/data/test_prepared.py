@@ -1,6 +1,7 @@
 """Images from disk: the same pixels and numbers as in memory, prepared once, continued after an interruption."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -146,6 +147,30 @@ def test_damaged_images_stop_or_are_skipped_and_recorded(damaged, tmp_path):
     assert f"line {lines['c1/2']}: there is no image" in entry["skipped"][1]
     assert load_data("list", root=tmp_path / "p").train_counts == (8, 6, 4, 2)
     assert load_data("list", root=tmp_path / "p").train.sha256() != load_data("list", root=root, size=8).train.sha256()
+
+
+def test_resized_crops_of_prepared_images_are_another_run(pictures, prepared, tmp_path):
+    """The images have the same digest, but crops of files see what resizing cut off."""
+    files, rows = (load_data("list", root=root, size=8) for root in (pictures, prepared))
+    assert files.train.sha256() == rows.train.sha256()
+    sharpness.train("ce", files, epochs=1, model="resnet8", out=tmp_path / "run")
+    with pytest.raises(UserError, match="different run .*cropped"):
+        sharpness.train("ce", rows, epochs=1, model="resnet8", out=tmp_path / "run")
+    sharpness.train("ce", rows, epochs=1, model="resnet8", out=tmp_path / "other")
+    cards = [sharpness.load_checkpoint(tmp_path / run).manifest.card[0]["augmented"] for run in ("run", "other")]
+    assert cards[1] == f"{cards[0]}, of stored images"
+
+
+def test_another_standardisation_is_another_run(pictures, tmp_path):
+    constants = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    data = [load_data("list", root=pictures, size=8, **given) for given in ({}, constants)]
+    sharpness.train("ce", data[0], epochs=1, model="resnet8", out=tmp_path / "run")
+    with pytest.raises(UserError, match="different run .*normalization"):
+        sharpness.train("ce", data[1], epochs=1, model="resnet8", out=tmp_path / "run")
+    # Runs of 1.0.0 did not record it.
+    plan = tmp_path / "run" / "run.json"
+    plan.write_text(json.dumps({k: v for k, v in json.loads(plan.read_text()).items() if k != "normalization"}))
+    assert len(sharpness.train("ce", data[0], epochs=1, model="resnet8", out=tmp_path / "run")) == 1
 
 
 def test_images_that_were_lost_are_prepared_once_they_are_back(damaged, pictures, tmp_path):

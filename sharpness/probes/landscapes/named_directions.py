@@ -28,7 +28,9 @@ def gradient_direction(objective: Objective, number: int = 1, seed: int = 0) -> 
     """
     if number > 1:
         raise UserError("there is one gradient: mix it, such as directions=('gradient', 'hessian')")
-    gradient = objective.gradient()
+    # At recalibrated statistics, if points are evaluated at these.
+    with objective.at(torch.zeros(objective.num_parameters)):
+        gradient = objective.gradient()
     length = float(gradient.norm())
     if length == 0:
         raise UserError("the gradient is zero here: it has no direction")

@@ -135,8 +135,10 @@ class Monitor:
         assert self._objective is not None
         begin = self._clock()
         with self._evaluating():
-            # A model in half precision is measured in a copy, which has the weights of when it was made.
-            if self._objective.model is not self.model and not changed:
+            # A model in half precision is measured in a copy, and a temperature is fitted to the weights of when the
+            # objective was made.
+            passing = self._objective.model is not self.model or self._objective.logits == "temperature"
+            if passing and not changed:
                 self._objective = self._small_objective()
             rows = self.recorder.rows(self._objective, epoch)
         took = self._clock() - begin

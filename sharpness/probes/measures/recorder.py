@@ -31,9 +31,9 @@ class Recorder:
 
     Args:
         measures: names of measures; the largest eigenvalue starts from its previous vector and takes few products.
-        tol: relative residual of the eigenvalue.
+        tol: relative residual of eigenvalues.
         max_iterations: maximum number of products per eigenvalue.
-        seed: seed of the first start vectors.
+        seed: seed of the first start vectors, and of the random numbers of other measures.
 
     Raises:
         UserError: an unknown measure, or settings out of range.
@@ -58,7 +58,7 @@ class Recorder:
             others = [name for name in others if name != "accuracy"]
         found: list[dict[str, Any]] = []
         if others:
-            table = measure(objective, others)
+            table = measure(objective, others, tol=self.tol, max_iterations=self.max_iterations, seed=self.seed)
             found += [
                 {"of": of, "measure": name, "value": float(table[name].of(None if of == "all" else of))}
                 for of in parts

@@ -6,8 +6,9 @@ import logging
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sharpness.engine import distributed
 from sharpness.models.heads import linear_map
 from sharpness.objective import Objective
 from sharpness.probes.measures.loss import means_over_images
@@ -38,27 +39,57 @@ def relative_flatness(subject: Subject, settings: NoSettings) -> dict[str, Colum
 
 
 def _head(objective: Objective) -> tuple[Tensor, Tensor] | None:
-    """The last linear map W (C, d), and the squared norms (n,) of its input features; None if there is none."""
-    heads = [m for m in objective.model.modules() if linear_map(m, torch.zeros(1, 1)) is not None]
-    if not heads:
-        return None
-    seen: list[tuple[Tensor, Tensor]] = []
-    hook = heads[-1].register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].detach(), output.detach())))
+    """The linear map W (C, d) that gives the outputs, and the squared norms (n,) of its input; None if there is none.
+
+    It need not be the last linear layer: a projector of the training may stand behind it, and an attention uses the
+    weights of its last layer without calling it.
+    """
+    width = objective.restrict(np.arange(1)).outputs().shape[1:]
+    maps = [(m, linear_map(m, torch.zeros(1, 1))) for m in objective.model.modules()]
+    # Inputs of other layers are not kept: they may be large.
+    heads = [m for m, found in maps if found is not None and found[0].shape[:1] == width]
+    calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {head: [] for head in heads}
+
+    def keep(head: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if inputs and inputs[0].ndim == 2:
+            calls[head].append((inputs[0].detach().cpu(), output.detach().cpu()))
+
+    hooks = [head.register_forward_hook(keep) for head in heads]
     try:
-        outputs = objective.outputs()
+        outputs = objective.outputs().double()
     finally:
-        hook.remove()
-    features, own = (torch.cat([pair[i].cpu() for pair in seen]).double() for i in (0, 1))
-    if features.ndim != 2 or own.shape != outputs.shape:
+        for hook in hooks:
+            hook.remove()
+    for head in reversed(heads):
+        if (found := _on_all_samples(objective, calls[head])) is None:
+            continue
+        features, own = found
+        # Logits may be the outputs of the head times a factor, such as one over a temperature.
+        factor = (own * outputs).sum() / own.square().sum().clamp_min(1e-300)
+        if torch.allclose(factor * own, outputs, rtol=1e-3, atol=1e-5 * float(outputs.abs().max())):
+            given = linear_map(head, features.to(objective.dtype).to(objective.device))
+            assert given is not None
+            weight, taken = (t.detach().cpu().double() for t in given)
+            return factor * weight, taken.square().sum(dim=1)
+    return None
+
+
+def _on_all_samples(objective: Objective, calls: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
+    """Inputs (n, d) and outputs (n, C) of a layer from its calls in every process; None if it had other inputs."""
+    if not calls:  # in no process
         return None
-    # Logits may be the outputs of the head times a factor, such as one over a temperature.
-    factor = (own * outputs.double()).sum() / own.square().sum().clamp_min(1e-300)
-    if not torch.allclose(factor * own, outputs.double(), rtol=1e-3, atol=1e-5 * float(outputs.abs().max())):
+    share = distributed.share(torch.arange(objective.num_samples))
+    here = [torch.cat([call[i] for call in calls]) for i in (0, 1)]
+    if not len(share):  # such a process calls the model once, for the shape of its outputs
+        here = [t[:0] for t in here]
+    # All processes go on, or none: each waits for the others below.
+    if distributed.total(torch.tensor(float(len(here[0]) != len(share)))):
         return None
-    found = linear_map(heads[-1], features.to(objective.dtype).to(objective.device))
-    assert found is not None
-    weight, taken = (t.detach().cpu().double() for t in found)
-    return factor * weight, taken.square().sum(dim=1)
+    whole = [torch.zeros(objective.num_samples, t.shape[1], dtype=torch.float64) for t in here]
+    for part, own in zip(whole, here, strict=True):
+        part[share] = own.double()
+    features, outputs = map(distributed.total, whole)
+    return features, outputs
 
 
 def _bent(objective: Objective, weight: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from sharpness.probes.measures.duration import announce_table
 from sharpness.probes.measures.extreme_eigenvalues import Lanczos
 from sharpness.probes.measures.measure import Subject
 from sharpness.probes.measures.random_rise import RandomDirections
-from sharpness.probes.measures.registry import MEASURES, versions_of
+from sharpness.probes.measures.registry import MEASURES, chosen_measures, versions_of
 from sharpness.probes.measures.trace import Hutchinson
 from sharpness.probes.measures.worst_rise import Ascent
 from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
@@ -156,8 +156,11 @@ def measure(
     ('accuracy', 'loss')
     """
     data, measures = told_apart(given, data, measures)
-    # Leave out defaults, because an Objective accepts no options.
-    options: dict[str, Any] = {n: v for n, v in given_options.items() if v is not None and v is not False}
+    # Leave out defaults, because an Objective accepts no options. False may be a setting of a measure.
+    settings = {name for measure in chosen_measures(measures) for name in measure.setting_names}
+    options: dict[str, Any] = {
+        n: v for n, v in given_options.items() if v is not None and (v is not False or n in settings)
+    }
     train_counts, resume, executor = (options.pop(name, None) for name in ("train_counts", "resume", "executor"))
     numbers = {name: options.pop(name, None) for name in NUMBERS}
     numbers["seed"] = plain_number("seed", numbers["seed"], "int | None")

@@ -152,3 +152,16 @@ def test_displacements_in_filter_coordinates_are_those_of_the_weights(objective)
         other[1].bias += 1
     with pytest.raises(UserError, match="a filter of zeros is moved"):
         interpolate(filtered, other)
+
+
+def test_filter_coordinates_are_those_of_the_present_filters():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    data = torch.randn(12, 4, dtype=torch.float64), torch.arange(12) % 3
+    kept, names = Objective(model, data).in_coordinates("filter"), "lambda_max,worst_rise,fisher_rao_norm"
+    measure(kept, names)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(torch.rand(p.shape, dtype=torch.float64) * 3)
+    fresh = Objective(model, data).in_coordinates("filter")
+    np.testing.assert_allclose(measure(kept, names).values, measure(fresh, names).values, rtol=1e-6)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sharpness import Objective, UserError, eigenvalues
+from sharpness.engine.scope import filter_axes
 from sharpness.models import build_model
 from sharpness.probes.directions import gaussian, gaussian_pair, normalize
 from sharpness.probes.landscapes.named_directions import named_directions
@@ -320,3 +321,21 @@ def test_a_normalisation_of_several_axes_has_no_filters(layer):
     found, expected = (eigenvalues(o, per_layer=True) for o in (of_images, of_rows))
     assert found.layers == ("0", "3") and expected.layers == ("0", "3")
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["plain", "spectral", "weight", "old"])
+@pytest.mark.parametrize(("groups", "axis"), [(1, 1), (4, 0)])
+def test_filters_of_a_transposed_convolution_are_those_of_its_outputs(kind, groups, axis):
+    """Also of a parametrized one, and of a depthwise one, whose inputs are its outputs."""
+    norms = {
+        "plain": lambda m: m,
+        "spectral": nn.utils.parametrizations.spectral_norm,
+        "weight": nn.utils.parametrizations.weight_norm,
+        "old": nn.utils.spectral_norm,
+    }
+    axes = filter_axes(nn.Sequential(norms[kind](nn.ConvTranspose2d(4, 4, 3, groups=groups))))
+    names = {
+        "plain": "0.weight", "spectral": "0.parametrizations.weight.original",
+        "weight": "0.parametrizations.weight.original1", "old": "0.weight_orig",
+    }  # fmt: skip
+    assert axes[names[kind]] == axis

@@ -153,3 +153,17 @@ def test_model_and_random_numbers_are_left_as_they_were(spec):
     assert all(p.grad is None for p in objective.model.parameters())
     assert torch.equal(torch.get_rng_state(), state)
     assert (np.random.get_state()[1] == numpy_state).all()
+
+
+def test_the_gradient_is_taken_at_the_statistics_of_the_points():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double().eval()
+    x, y = torch.randn(40, 3, dtype=torch.float64), torch.arange(40) % 2
+    objective = Objective(model, (x, y), batchnorm="recalibrate")
+    found = named_directions(objective, "gradient", 1).vectors[0]
+    hidden = model[0](x).detach()
+    model[1].running_mean.copy_(hidden.mean(0))
+    model[1].running_var.copy_(hidden.var(0))
+    loss = nn.functional.cross_entropy(model(x), y)
+    expected = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(model.parameters()))])
+    torch.testing.assert_close(found, expected / expected.norm(), rtol=1e-6, atol=1e-9)

@@ -196,3 +196,24 @@ def test_all_measures_are_all_there_are_that_the_model_has(objective):
         from sharpness import register_measure
 
         register_measure("all", lambda o: 1.0)
+
+
+@pytest.mark.parametrize("behind", ["unused", "used", "attention"])
+def test_relative_flatness_finds_the_layer_that_gives_the_outputs(network, behind):
+    """Behind it are a projector of the training, one that the forward pass uses otherwise, or an attention."""
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.fc = network[:2], network[2]
+            self.late = nn.Linear(5, 3).double() if behind != "attention" else nn.MultiheadAttention(5, 1).double()
+
+        def forward(self, x):
+            z = self.body(x)
+            if behind == "used":
+                self.late(z)
+            return self.fc(z)
+
+    expected = column(measure(Objective(network, data()), "relative_flatness"), "relative_flatness")
+    found = column(measure(Objective(Whole(), data()), "relative_flatness"), "relative_flatness")
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

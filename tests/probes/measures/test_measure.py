@@ -293,3 +293,17 @@ def test_a_folder_stands_for_the_checkpoints_in_it(run, tmp_path):
     assert alone.overall == sharpness.measure(run, ["loss"]).overall
     shutil.copy(run / "last.pt", tmp_path / "other.pt")
     assert list(sharpness.measure(tmp_path, ["loss"])) == [str(tmp_path / "mine.pt"), str(tmp_path / "other.pt")]
+
+
+def test_saved_work_is_that_of_the_parameters_in_scope(tmp_path):
+    """Equally many: freezing one layer or another of the same size leaves the loss and its number of parameters."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)).double()
+    data, tables = (torch.randn(9, 3, dtype=torch.float64), torch.arange(9) % 3), []
+    for frozen in (0, 2):
+        for layer in (0, 2):
+            model[layer].requires_grad_(layer != frozen)
+        found = [sharpness.measure(model, data, "lambda_max", resume=folder) for folder in (tmp_path, None)]
+        np.testing.assert_allclose(found[0].values, found[1].values, rtol=1e-6)
+        tables.append(found[0].values)
+    assert not np.allclose(*tables, rtol=0.01)

@@ -15,7 +15,7 @@ from torch import nn
 import sharpness
 from sharpness import Monitor, Objective, UserError, critical_radius, eigenvalues, history, measure
 from sharpness.cli import main
-from sharpness.probes.measures.recorder import small_sample
+from sharpness.probes.measures.recorder import Recorder, small_sample
 
 
 def data():
@@ -241,3 +241,13 @@ def _last_updates(run, tmp_path, capsys):
     with pytest.raises(UserError, match="no snapshots of its run"):
         critical_radius(network().eval(), data=data(), directions="update")
     assert "update_radius" not in measure(network().eval(), data(), "all", trace_draws=2, max_iterations=5).names
+
+
+def test_settings_of_eigenvalues_and_the_seed_are_those_of_all_measures():
+    model, settings = network().eval(), {"tol": 0.3, "max_iterations": 30, "seed": 5}
+    recorder = Recorder("lambda_min,random_rise", **settings)
+    objective = Objective(model, data(), groups={"many": (0,), "few": (1, 2)})
+    found = {row["measure"]: row["value"] for row in recorder.rows(objective, 1) if row["of"] == "all"}
+    table = measure(objective, "lambda_min,random_rise", **settings)
+    assert found == {name: float(table[name].of(None)) for name in ("lambda_min", "random_rise")}
+    assert found != {name: float(measure(objective, name)[name].of(None)) for name in found}

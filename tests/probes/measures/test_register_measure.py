@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ from sharpness import Objective, UserError, register_measure
 from sharpness.cli import main
 from sharpness.cli.names import UNUSUAL_MEASURES
 from sharpness.probes import MEASURES
+from sharpness.probes.measures.measure import Measure
+from sharpness.probes.shared.column import Column
 
 CALLS = []
 EIGHT_LINES = """
@@ -326,3 +329,18 @@ def test_every_measure_is_told_in_words_with_its_settings(name):
     measure = MEASURES[name]
     told = measure.in_words({})
     assert measure.explained and "{" not in told and measure.title == MEASURES.label(name)
+
+
+def test_a_setting_that_is_false_is_not_its_default():
+    @dataclass(frozen=True)
+    class Settings:
+        centred: bool = True
+
+    def is_centred(subject, settings):
+        found = np.full(4, float(settings.centred))
+        return {"is_centred": Column.of_images(subject.objective, found, found, np.stack([found, found]))}
+
+    MEASURES.register("is_centred", Measure(name="is_centred", compute=is_centred, settings=Settings, title="Centred"))
+    objective = linear_model()
+    for given, expected in (({}, 1), ({"centred": False}, 0), ({"centred": True}, 1)):
+        assert sharpness.measure(objective, "is_centred", **given).values.ravel()[0] == expected
