@@ -43,6 +43,7 @@ class ValueOptions(TextOptions, total=False):
             are much longer than the range of the values. On a logarithmic axis, an end at zero or below is an arrow.
         trainings: ``{label: (S, C)}`` of models that were trained several times: a dot for each training, and a pale
             bar of one standard deviation around the mean, which is the value; on a logarithmic axis, of the range.
+            With more than 200 classes, only the mean is drawn.
         flags: ``{label: (C,)}``, True for a value that is not converged: an open marker, which the legend explains.
         counts: (C,) training images, written below the names.
         xlabel: label of the class axis; by default it states the order, or the meaning of the counts.
@@ -116,8 +117,7 @@ def plot_class_values(
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
         ax.set(ylabel=options["ylabel"], title=title or "")
         if options["legend"]:
-            explained = trainings_key(trainings.values(), not many, log_axis)
-            explained = [*explained, *options["keys"], *points.keys(options["over"])]
+            explained = [*points.trainings_keys(), *options["keys"], *points.keys(options["over"])]
             # By label, because entries for other panels may repeat those of this one.
             legend_above(ax, title, list({str(key.get_label()): key for key in explained}.values()))
     return ax
@@ -149,6 +149,7 @@ class ClassPoints:
         self.colors = dict(zip(labels, colors_of(self.labels), strict=True))
         self._flagged = self._barred = self._doubted = self._to_zero = False
         self._not_converged, self._named = 0, False
+        self._trainings: list[np.ndarray] = []
 
     def draw(
         self,
@@ -170,6 +171,7 @@ class ClassPoints:
         below = np.zeros(len(values), bool) if self.floor is None else values < self.floor
         self.ax.plot(at, values, line if self.many else sign, label=label if named else None, **look)
         if trainings is not None:
+            self._trainings.append(trainings)
             draw_trainings(self.ax, at, trainings, look["color"], self.size, self.many, self.bounds, self.log)
         if flags is not None and (opened := np.asarray(flags, dtype=bool) & ~below).any():
             self._flagged = True
@@ -248,6 +250,10 @@ class ClassPoints:
         """Draw pale lines between the classes."""
         for edge in [] if self.many else np.arange(1, len(self.places[self.labels[0]])) - 0.5:
             self.ax.axvline(edge, color="0.92", linewidth=0.5, zorder=0)
+
+    def trainings_keys(self) -> list[Line2D]:
+        """Return the legend entries for the spreads over trainings that are drawn."""
+        return trainings_key(self._trainings, not self.many, self.log)
 
     def keys(self, over: str) -> list[Line2D]:
         """Return the legend entries for what is drawn; ``over`` is the source of variation of the intervals."""

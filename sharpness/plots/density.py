@@ -63,14 +63,14 @@ def plot_density(
         UserError: marks of a label that has no curve.
     """
     floor = density_floor(curves) if floor is None else floor
-    order = list(curves)
+    order, spreads = list(curves), trainings or {}
     with style():
         ax = new_axes(ax)
         shades = dict(zip(order, colors_of(order), strict=True))
         for i, (label, (grid, density, lower, upper)) in enumerate(curves.items()):
             ax.plot(grid, _end_on(floor, density), color=shades[label], linestyle=dash(i), label=label)
-            if trainings is not None and label in trainings:
-                lower, upper = spread_ends(trainings[label])
+            if label in spreads:
+                lower, upper = spread_ends(spreads[label])
             ax.fill_between(
                 grid, np.maximum(lower, floor), np.maximum(upper, floor), where=upper > floor, color=shades[label],
                 alpha=0.2, linewidth=0,
@@ -85,9 +85,9 @@ def plot_density(
         if linthresh is not None:
             set_symlog(ax, "x", linthresh)
         ax.set_ylim(bottom=floor)
-        extra = trainings_key((trainings or {}).values(), dots=False)
+        extra = trainings_key(spreads.values(), dots=False)
         extra += [grey("extreme eigenvalues", linestyle="", marker="o")] if marks else []
-        if any(np.isfinite(upper).any() for _, _, _, upper in curves.values()):
+        if any(np.isfinite(upper).any() for label, (*_, upper) in curves.items() if label not in spreads):
             extra.append(bars_key("random vectors", "bands"))
         set_texts(ax, texts, extra)
     return ax

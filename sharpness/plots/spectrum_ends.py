@@ -14,7 +14,6 @@ from sharpness.plots.labels import grey, label_classes, legend_above
 from sharpness.plots.options import AxisOptions
 from sharpness.plots.scales import set_log, set_symlog
 from sharpness.plots.style import PAGE, new_axes, style
-from sharpness.plots.trainings import trainings_key
 
 
 class EndOptions(AxisOptions, total=False):
@@ -88,7 +87,7 @@ def plot_spectrum_ends(
             limit_bars(ax, [*largest.values(), *smallest.values()])
         points.name_largest(largest, names)
         if options["legend"]:
-            extra = trainings_key(trainings[0].values() if trainings else [], not points.many, log_axis)
+            extra = points.trainings_keys()
             extra += [grey(r"dashed: $\lambda_\mathrm{min}$", linestyle="--")] if points.many else []
             legend_above(ax, options["title"], [*extra, *points.keys(options["over"])])
     return ax

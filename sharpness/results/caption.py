@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import Any
 
 from sharpness.files import picture_file, write_atomically
-from sharpness.results.comparison import each, first_of
+from sharpness.results.comparison import each, first_of, one_training
 from sharpness.results.runs import Entry, Runs
 from sharpness.results.words import told_temperature
 
@@ -24,6 +24,10 @@ ERRORS = {
 
 #: Results whose derivatives depend on coordinates.
 CURVATURE = ("MeasureResult", "EigenvalueResult", "SpectralDensityResult", "OwnersResult", "LayerResult")
+#: Results whose pictures show a single training of each model.
+OF_ONE = ("PlaneResult", "CharacteristicRadiusResult")
+#: Results whose pictures are heat maps.
+HEAT_MAPS = ("LayerResult", "OwnersResult", "OptimaResult")
 
 
 def caption(
@@ -43,6 +47,8 @@ def caption(
 
     results = {label: results[label] for label in order or results}
     first = first_of(results)
+    kind = type(first).__name__
+    results = one_training(results) if kind in OF_ONE else results
     told: Mapping[str, Any] = first.provenance
     models = [
         f"{label} ({len(e)} trainings)" if isinstance(e, Runs) and len(e) > 1 else label for label, e in results.items()
@@ -56,7 +62,7 @@ def caption(
     if "loss" in told:
         scales = sorted({r.provenance.get("logit_scale", 1.0) for r in each(results).values()})
         lines["Loss"] = f"{told['loss']}, logits times {', '.join(f'{s:g}' for s in scales)}"
-    if "coordinates" in told and type(first).__name__ in CURVATURE:
+    if "coordinates" in told and kind in CURVATURE:
         lines["Curvature"] = f"in {told['coordinates']} coordinates"
     if "temperature" in told:
         found = {name: told_temperature(r.provenance) for name, r in each(results).items()}
@@ -72,18 +78,28 @@ def caption(
     lines |= {"Seeds": "; ".join(seeds)} if seeds else {}
     over = getattr(first, "over", "")
     over = ", ".join(dict.fromkeys(over)) if isinstance(over, tuple) else over
-    errors = ERRORS.get(type(first).__name__, "none of a single training")
-    parts = [errors.format(over=over or "images, draws or vectors", draws=told.get("draws", "the"))]
-    if "bars" in parts[0] and getattr(first, "per_class", True) and len(first.class_names) > CROWD:
-        parts = ["none; bands have 5 to 95 % of classes that are neighbours by their training images"]
-    if several := [label for label, e in results.items() if isinstance(e, Runs) and len(e) > 1]:
-        # The bands of the others mean something else.
+    errors = ERRORS.get(kind, "none of a single training")
+    errors = errors.format(over=over or "images, draws or vectors", draws=told.get("draws", "the"))
+    several = [label for label, e in results.items() if isinstance(e, Runs) and len(e) > 1]
+    crowd = "bars" in errors and getattr(first, "per_class", True) and len(first.class_names) > CROWD
+    if crowd:
+        errors = "none; bands have 5 to 95 % of classes that are neighbours by their training images"
+    elif kind == "SpectralDensityResult" and len(several) == len(results):
+        errors = errors.partition("; ")[2]  # no band is over random vectors
+    parts = [errors]
+    if several:
+        # The marks of the others mean something else.
         those = f" of {', '.join(several)}" if len(several) < len(results) else ""
-        parts.append(
-            f"bars, bands and boxes{those} are ± 1 sd over trainings, on logarithmic axes of single values their range"
-        )
+        parts.append(_spread(kind, crowd).format(those=those))
     lines["Errors"] = "; ".join(parts)
     return lines
+
+
+def _spread(kind: str, crowd: bool) -> str:
+    """One line on what a picture shows of several trainings, with a place for the models that have them."""
+    if crowd or kind in HEAT_MAPS:
+        return f"{'values' if crowd else 'cells'}{{those}} are means over trainings"
+    return "bars, bands and boxes{those} are ± 1 sd over trainings, on logarithmic axes of single values their range"
 
 
 def _trainings(names: Mapping[str, Sequence[str]]) -> list[str]:

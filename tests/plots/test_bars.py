@@ -136,3 +136,9 @@ def test_of_many_classes_those_without_a_value_do_not_stand_on_the_floor():
     line = next(line for line in ax.lines if line.get_label() == "a")
     blocks = np.array_split(np.where(np.isfinite(values), values, np.nan), 25)
     np.testing.assert_allclose(line.get_ydata(), [np.nanmedian(block) for block in blocks])
+
+
+def test_of_a_thousand_classes_a_spread_that_is_not_drawn_is_not_told():
+    of_two = np.stack([np.arange(1000.0), np.arange(1000.0) + 1])
+    ax = plot_class_values({"a": of_two.mean(axis=0)}, [str(c) for c in range(1000)], trainings={"a": of_two})
+    assert not [text for text in ax.get_legend().get_texts() if "training" in text.get_text()]

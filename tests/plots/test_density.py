@@ -90,3 +90,12 @@ def test_a_symlog_axis_has_ticks_of_both_signs_that_do_not_overlap():
     assert 0 in ticks and ticks.min() <= -10 and ticks.max() >= 10
     boxes = [t.get_window_extent() for t in ax.get_xticklabels()]
     assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
+def test_bands_are_over_random_vectors_only_of_models_with_a_single_training(ax):
+    curves = {"a": curve([0], [1]), "b": curve([0], [1])}
+    both = {label: np.stack([density, 2 * density]) for label, (_, density, _, _) in curves.items()}
+    for trainings, told in ((both, False), ({"a": both["a"]}, True)):
+        plot_density(curves, ax, trainings=trainings)
+        texts = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert "± 1 sd over 2 trainings" in texts and ("bands: 95 % over random vectors" in texts) == told

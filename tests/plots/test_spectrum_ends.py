@@ -88,3 +88,12 @@ def test_the_saddle_indicator_shows_ratios_above_one_and_passes_options_on(ax):
     assert ax.get_ylim()[1] > 4
     assert ax.get_legend().get_texts()[-1].get_text() == "open: not converged"
     assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("t", "x", "y")
+
+
+@pytest.mark.parametrize("classes", [3, 300])
+def test_a_spread_over_trainings_is_told_where_it_is_drawn(classes, ax):
+    largest = {"a": np.arange(classes) + 2.0}
+    of_two = {"a": np.stack([largest["a"], largest["a"]])}
+    plot_spectrum_ends(largest, largest, [str(c) for c in range(classes)], ax, trainings=(of_two, of_two))
+    told = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert ("± 1 sd over 2 trainings" in told) == (classes == 3)
