@@ -178,10 +178,10 @@ class CharacteristicRadiusResult(MeasureResult):
         Returns:
             The Axes, or a list of them.
         """
-        from sharpness.plots import plot_agreement, plot_bound, plot_bound_panels, plot_radii
+        from sharpness.plots import plot_agreement, plot_bound, plot_bound_panels, plot_class_values, plot_radii
 
         if measure is not None:
-            return super().compare(results, ax, measure, **options)
+            return cls._draw(results, ax, measure, **applying(plot_class_values, options))
         require_same(each(results), shared=())
         if options.pop("log", None) is False:
             raise UserError("log=False: bounds, radii and rises are always on logarithmic axes, leave it out")

@@ -163,14 +163,26 @@ class MeasureResult(Result):
             measure: name of a measure; by default ``"lambda_max"``, else ``"worst_rise"``, else the first. ``"all"``
                 draws a panel for each measure on a new figure, and returns the list of Axes.
         """
+        return cls._draw(results, ax, measure, **options)
+
+    @classmethod
+    def _draw(cls, results: Mapping[str, Any], ax: Any, measure: str | None, **options: Any) -> Any:
+        """Draw one measure, or a panel for each, with the options in force.
+
+        Pictures that hold this one call it, because :meth:`compare` would put the options of its own call in force.
+        """
+        require_same(each(results), shared=())
+        if measure != "all":
+            return cls._draw_one(results, ax, measure, **options)
+        if ax is not None:
+            raise UserError("measure='all' draws a figure of its own: leave ax out, or choose one measure")
+        return cls._draw_all(results, **options)
+
+    @classmethod
+    def _draw_one(cls, results: Mapping[str, Any], ax: Any, measure: str | None, **options: Any) -> Any:
         from sharpness.plots import plot_class_values
 
-        require_same(each(results), shared=())
         first = first_of(results)
-        if measure == "all":
-            if ax is not None:
-                raise UserError("measure='all' draws a figure of its own: leave ax out, or choose one measure")
-            return cls._draw_all(results, **options)
         measure = measure or next((n for n in ("lambda_max", "worst_rise") if n in first.names), first.names[0])
         choose("measure", measure, first.names)
         for label, one in each(results).items():
@@ -219,10 +231,12 @@ class MeasureResult(Result):
 
         first = first_of(results)
         axes = stacked_axes(len(first.names))
+        # Texts of the figure belong to the first panel, whose legend explains the others.
+        title, legend = options.pop("title", None), options.pop("legend", True)
         logs = [bool(options.get("log")) or _linthresh(results, name) is not None for name in first.names]
         # In reverse order, because the legend of the first panel explains the marks of all panels.
         for i, (name, ax) in reversed(list(enumerate(zip(first.names, axes, strict=True)))):
-            settings: dict[str, Any] = {"legend": i == 0}
+            settings: dict[str, Any] = {"legend": legend and i == 0, "title": title if i == 0 else None}
             shown = first.description(name)
             settings["linthresh"] = _linthresh(results, name)
             settings["ylabel"] = fill(shown.label, LABEL, break_long_words=False)
@@ -231,11 +245,12 @@ class MeasureResult(Result):
             if i == 0:
                 near = any(line.get_gid() == "near zero" for other in axes[1:] for line in other.lines)
                 settings["keys"] = [doubtful_key()] if near else []
-                if len(set(logs)) > 1:
-                    where = "linear axes" if logs[0] else "logarithmic axes"
-                    several = [r for r in results.values() if isinstance(r, Runs)]
-                    settings["keys"] += trainings_key(several, False, not logs[0], where)
-            cls.compare(results, ax, name, **{**settings, **options})
+                several = [r for r in results.values() if isinstance(r, Runs)]
+                spread = {log for other, log in zip(axes, logs, strict=True) if _has_spread(other)}
+                for log in sorted(spread, key=lambda log: log != logs[0]):
+                    where = "" if log == logs[0] else "logarithmic axes" if log else "linear axes"
+                    settings["keys"] += trainings_key(several, False, log, where)
+            cls._draw_one(results, ax, name, **{**settings, **options})
             if i < len(axes) - 1:
                 ax.set_xlabel("")
                 ax.tick_params(labelbottom=False)
@@ -249,6 +264,11 @@ class MeasureResult(Result):
 def _at(place: Any, *arrays: np.ndarray | None) -> Estimate:
     """The estimate at a place of arrays of values, errors and both ends; NaN where there is no array."""
     return Estimate(*(np.nan if array is None else float(array[place]) for array in arrays))
+
+
+def _has_spread(ax: Any) -> bool:
+    """True if a spread over trainings is drawn, which it is not of a crowd of classes."""
+    return any(drawn.get_gid() == "spread" for drawn in ax.collections)
 
 
 def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:

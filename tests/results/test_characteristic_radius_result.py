@@ -107,3 +107,11 @@ def test_a_file_reads_back_with_its_curves(found, tmp_path):
     assert again.to_frame().equals(found["a"].to_frame())
     assert again.curves().equals(found["a"].curves())
     assert repr(again) == repr(found["a"]) and "rho*" in repr(again)
+
+
+def test_a_column_is_drawn_with_the_options_of_every_picture(found):
+    look = {"palette": ["#ff0000", "#0000ff"], "order": ["b", "a", "dog", "owl"], "figsize": (5, 4)}
+    ax = found.plot(measure="rho", title="Radii", log=True, **look)
+    assert ax.get_title() == "Radii" and ax.figure.get_size_inches().tolist() == [5, 4]
+    assert [label.get_text().split("\n")[0] for label in ax.get_xticklabels()] == ["dog", "owl"]
+    assert ax.lines[0].get_color() == (1.0, 0.0, 0.0)

@@ -202,3 +202,28 @@ def test_a_measure_that_one_of_the_models_lacks_is_told(pair):
     results = {"a": measure(pair["a"], "loss,accuracy"), "b": measure(pair["b"], "loss")}
     with pytest.raises(UserError, match="'b' has no measure 'accuracy': choose one of loss"):
         MeasureResult.compare(results, measure="accuracy")
+
+
+def test_all_measures_are_drawn_with_the_options_of_one(pair):
+    look = {"palette": ["#ff0000", "#0000ff"], "order": ["b", "a", "dog", "owl"], "labels": {"dog": "Hund"}}
+    axes = measure(pair, "loss,accuracy").plot(measure="all", log=True, title="Both", figsize=(5, 4), **look)
+    assert [ax.get_title() for ax in axes] == ["Both", ""]
+    assert [text.get_text() for text in axes[0].get_legend().get_texts()][:2] == ["b", "a"]
+    assert [label.get_text() for label in axes[1].get_xticklabels()] == ["Hund", "owl"]
+    for ax in axes:
+        assert ax.lines[0].get_color() == (1.0, 0.0, 0.0) and ax.get_yscale() != "linear"
+    assert axes[0].figure.get_size_inches().tolist() == [5, 4]
+    bare = measure(pair, "loss,accuracy").plot(measure="all", legend=True, title="Both")
+    assert [ax.get_legend() is None for ax in bare] == [False, True], "the first explains all"
+
+
+def test_a_spread_that_no_panel_shows_is_not_told(pair):
+    one = measure(pair["a"], "loss,lambda_max")
+    values = np.linspace(1, 2, 600).reshape(2, 300)
+    crowd = MeasureResult(
+        class_names=tuple(map(str, range(300))), class_samples=np.ones(300, int), groups={}, provenance={},
+        names=one.names, described=one.described, values=values, standard_errors=0.1 * values,
+        overall=np.ones(2), overall_standard_errors=np.ones(2), train_counts=np.full(300, -1),
+    )  # fmt: skip
+    axes = Comparison({"a": Runs([crowd, crowd], ["seed 0", "seed 1"])}).plot(measure="all")
+    assert not [text for text in axes[0].get_legend().get_texts() if "training" in text.get_text()]
