@@ -19,6 +19,7 @@ from sharpness.results.same import SHARED, noise_fields, require_same
 from sharpness.results.stacked import stack
 from sharpness.results.tables import joined, of_training
 from sharpness.results.tabular import Tabular
+from sharpness.results.words import without_repetition
 
 #: The dimension of models in a data set.
 MODEL = "model"
@@ -64,11 +65,7 @@ class Comparison(Tabular, dict[str, R]):
     @property
     def notes(self) -> list[str]:
         """The lines below the tables of all models, without repetition; lines for only some models name them."""
-        lines: dict[str, list[str]] = {}
-        for label, entry in self.items():
-            for line in entry.notes:
-                lines.setdefault(line, []).append(label)
-        told = [line if len(on) == len(self) else f"{', '.join(on)}: {line}" for line, on in lines.items()]
+        told = without_repetition({label: entry.notes for label, entry in self.items()})
         try:
             return [*told, self.paired().note]
         except UserError:  # single trainings, or seeds that are not shared

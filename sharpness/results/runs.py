@@ -16,7 +16,7 @@ from sharpness.results.picture import plot_of
 from sharpness.results.stacked import stack
 from sharpness.results.tables import joined, of_training, over_trainings
 from sharpness.results.tabular import Tabular
-from sharpness.results.words import told_circumstances
+from sharpness.results.words import told_circumstances, without_repetition
 
 R = TypeVar("R", bound=Result)
 #: The dimension of trainings in a data set.
@@ -122,9 +122,9 @@ class Runs(Tabular, Sequence[R]):
 
     @property
     def notes(self) -> list[str]:
-        """Lines below the table, see :attr:`Result.notes`."""
-        told = [line for one in self.results for line in told_circumstances(one.provenance)]
-        return [*self.results[0].notes_on(self.summary()), *dict.fromkeys(told)]
+        """Lines below the table, see :attr:`Result.notes`; lines for only some trainings name them."""
+        frame, found = self.summary(), zip(self.names, self.results, strict=True)
+        return without_repetition({name: [*r.notes_on(frame), *told_circumstances(r.provenance)] for name, r in found})
 
     @property
     def plot(self) -> Callable[..., Any]:

@@ -98,6 +98,19 @@ def told_temperature(provenance: Mapping[str, Any]) -> list[str]:
     return [f"logits at temperature {value}, {f'fitted on {number} {images}' if number else images}"]
 
 
+def without_repetition(told: Mapping[str, Iterable[str]]) -> list[str]:
+    """Join the lines of several models or trainings; lines of only some of them name these.
+
+    >>> without_repetition({"a": ["of both", "of one"], "b": ["of both"]})
+    ['of both', 'a: of one']
+    """
+    lines: dict[str, dict[str, None]] = {}
+    for name, of_name in told.items():
+        for line in of_name:
+            lines.setdefault(line, {})[name] = None
+    return [line if len(on) == len(told) else f"{', '.join(on)}: {line}" for line, on in lines.items()]
+
+
 def _over(names: Iterable[str], over: Mapping[str, str]) -> str:
     """The sources of variation of some intervals, in words, grouped by source."""
     kinds: dict[str, list[str]] = {}

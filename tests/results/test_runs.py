@@ -1,5 +1,7 @@
 """Several trainings of one label: mean and spread over them in numbers, tables, files and pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -215,3 +217,13 @@ def test_a_measure_of_one_training_alone_keeps_its_rows(models):
         losses = np.mean([r.to_frame()["loss"] for r in members], axis=0)
         np.testing.assert_allclose(found.pivot("loss")["CE"], losses)
         np.testing.assert_allclose(found.summary()["accuracy"], both.to_frame()["accuracy"])
+
+
+def test_notes_are_of_all_trainings_and_name_those_of_only_some(models):
+    one = sharpness.measure(models["one"], "loss")
+    flat = replace(one, provenance={**one.provenance, "saturated": {"1": 0.9}, "half_precision": "float16"})
+    notes = Runs([one, flat, flat], ["seed 0", "seed 1", "seed 2"]).notes
+    assert notes[: len(one.notes)] == Runs([one, one]).notes
+    assert "seed 1, seed 2: flat by saturation, more than half of the images with a loss below 1e-4: 1" in notes
+    assert "seed 1, seed 2: reduced precision: the model computes in float16" in notes
+    assert len(notes) == len(set(notes)) == len(one.notes) + 2
