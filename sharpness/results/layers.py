@@ -113,9 +113,14 @@ class LayerResult(Result):
     def _long(self, frame: pd.DataFrame) -> pd.DataFrame:
         return long_form(frame, [self.measure], self.AXES)
 
-    def notes_on(self, frame: pd.DataFrame) -> list[str]:
+    @property
+    def over(self) -> str:
+        """The source of variation of the errors of traces, in words."""
         draws = self.provenance.get("draws", self.provenance.get("probes", "some"))  # old files have the latter
-        return marks_in(frame, {self.measure: "images" if self._exact else f"{draws} random vectors"})
+        return "images" if self._exact else f"{draws} random vectors"
+
+    def notes_on(self, frame: pd.DataFrame) -> list[str]:
+        return marks_in(frame, {self.measure: self.over})
 
     @picture("plot_layer_class", "plot_layer_class_grid", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:

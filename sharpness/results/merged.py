@@ -15,6 +15,7 @@ from sharpness.results.collected import Collection, Saved, gather, is_copy, name
 from sharpness.results.comparison import Comparison
 from sharpness.results.estimates import Estimate, mean_of
 from sharpness.results.landscape import Landscape
+from sharpness.results.layers import LayerResult
 from sharpness.results.measures import MeasureResult
 from sharpness.results.owners import OwnersResult
 from sharpness.results.perturbation import PerturbationResult
@@ -88,13 +89,19 @@ def join_classes(parts: Sequence[Result]) -> Any:
         names = type(first).DIMENSIONS.get(f.name)
         if f.name == "class_weights" and not all(value is None for value in values):
             values = [_class_weights(part) for part in parts]
-        if names is None or any(value is None for value in values):
+        given = next((value for value in values if value is not None), None)
+        if names is None or given is None:
             continue
-        names = names[len(names) - values[0].ndim :]
+        names = names[len(names) - given.ndim :]
         # The columns of a result per layer are its classes.
         dimension = next((name for name in ("class", "column") if name in names), None)
         if dimension is None:
             continue
+        # What a part does not have is unknown of its classes. Whole numbers, such as counts, have no NaN.
+        if given.dtype.kind != "f" and any(value is None for value in values):
+            changes[f.name] = None
+            continue
+        values = [np.full_like(given, np.nan) if value is None else value for value in values]
         if len(shapes := dict.fromkeys(value.shape for value in values)) > 1:
             told = " and ".join(map(str, shapes))
             raise UserError(f"{f.name} of shapes {told} cannot be joined: probe all classes with the same settings")
@@ -105,6 +112,8 @@ def join_classes(parts: Sequence[Result]) -> Any:
     known = {k: v for k, v in first.provenance.items() if k not in OF_SAMPLES}
     samples = changes["class_samples"]
     changes |= _samples(parts)
+    if isinstance(first, MeasureResult):
+        changes["over"] = next((part.over for part in parts if part.over), ())  # type: ignore[attr-defined]
     changes["provenance"] = {
         **known,
         **_told_of_classes(parts),
@@ -240,13 +249,24 @@ def _of_training(found: list[Saved]) -> list[Saved]:
     first = parts[0].result
     compared = noise_fields(first, type(first).COMPARED)
     own = [name for name in JOINED if hasattr(first, name)]
-    settings = (*SHARED, *type(first).SETTINGS)
+    settings = (*SHARED, *type(first).SETTINGS, "estimator")
     require_equal({
         named(one): {name: getattr(one.result, name) for name in ("class_names", "groups", *compared, *own)}
         | {name: value for name in settings if (value := one.result.provenance.get(name)) is not None}
+        | _sources(one.result)
         for one in parts
     })  # fmt: skip
     return [parts[0]._replace(result=join_classes([one.result for one in parts]), path=None)]
+
+
+def _sources(result: Result) -> dict[str, str]:
+    """The sources of variation of errors, by what a refusal calls them; none in old files."""
+    found: dict[str, str] = {}
+    if isinstance(result, MeasureResult):
+        found = dict(zip(result.names, result.over, strict=False))
+    elif isinstance(result, LayerResult) and result.standard_errors is not None:
+        found = {result.measure: result.over}
+    return {f"the source of errors of {name}": over for name, over in found.items()}
 
 
 def _files(c: Collection) -> str:

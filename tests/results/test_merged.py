@@ -206,3 +206,30 @@ def test_checks_are_those_of_all_parts_and_a_curve_of_everything_is_unknown():
     radii = [sharpness.characteristic_radius(objective(0, c), (9, 3, 2)) for c in ((0,), (1, 2))]
     joined = join_classes(radii)
     assert np.isnan(joined.losses).all() and np.isfinite(joined.class_losses).all()
+
+
+def test_errors_over_other_things_are_not_joined(tmp_path):
+    def refused(parts, told):
+        for i, part in enumerate(parts):
+            part.save(tmp_path / f"{i}.nc")
+        with pytest.raises(UserError, match=told):
+            merge([tmp_path])
+
+    one, other = (sharpness.measure(objective(0, classes), "loss") for classes in ((0,), (1, 2)))
+    told = "the source of errors of loss is images and 5 random vectors, and must be the same"
+    refused((one, replace(other, over=("5 random vectors",))), told)
+    options = {"per_layer": True, "per_class": True, "draws": 2, "estimator": "hutchinson"}
+    layers = [sharpness.trace(objective(0, classes), **options) for classes in ((0,), (1, 2))]
+    exact = replace(layers[1], provenance={**layers[1].provenance, "estimator": "exact"})
+    refused((layers[0], exact), "the source of errors of trace is 2 random vectors and images")
+    assert join_classes([replace(one, over=()), other]).over == ("images",), "what an old file does not tell"
+
+
+def test_what_only_some_parts_have_is_unknown_of_the_other_classes():
+    parts = [sharpness.eigenvalues(objective(0, classes), per_class=True) for classes in ((0,), (1, 2))]
+    bounded = replace(parts[1], lower=parts[1].values - 1, upper=parts[1].values + 1)
+    for order in ([parts[0], bounded], [bounded, parts[0]]):
+        joined = join_classes(order)
+        np.testing.assert_array_equal(joined.lower[:, 0], [np.nan, *(joined.values[1:, 0] - 1)])
+    counted = join_classes([replace(parts[0], products=None), parts[1]])
+    assert counted.products is None, "whole numbers have no NaN"
