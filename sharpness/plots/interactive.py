@@ -9,12 +9,16 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import to_hex
 
 from sharpness.errors import UserError
 from sharpness.files import write_atomically
-from sharpness.plots.levels import Levels, level_labels, levels_of
+from sharpness.plots.levels import DIVERGING, Levels, level_labels, levels_of
 from sharpness.plots.panels import Panel, check_panel
-from sharpness.plots.style import SURFACE_COLORS
+from sharpness.plots.style import SURFACE_COLORS, color_map
+
+#: Number of colours of a scale.
+COLORS = 256
 
 
 def interactive_surfaces(
@@ -32,12 +36,12 @@ def interactive_surfaces(
 
     Labels are side by side, with common heights and colours. Surfaces are cut off flat at the last level of the
     subset's :func:`shared_levels`. A menu chooses the subset, at first the first one. Hovering shows x, y and the value
-    before it was cut off; cells that are not finite are holes.
+    before it was cut off; cells that are not finite are holes. The middle of a diverging colour map is zero.
 
     Raises:
         UserError: no plotly, nothing finite to draw, a panel without an area, or subsets whose labels differ.
     """
-    graph = _plotly()
+    graph, colors = _plotly(), color_map(colors)
     names = list(subsets)
     models = list(subsets[names[0]])
     # The menu switches surfaces by their position, so that every subset must have the same models.
@@ -55,7 +59,7 @@ def interactive_surfaces(
     layout = _layout(models, scales[names[0]], title, xlabel, ylabel, label, colors)
     if len(names) > 1:
         scenes = [key for key in layout if key.startswith("scene")]
-        layout["updatemenus"] = [_menu(names, shown, scales, scenes)]
+        layout["updatemenus"] = [_menu(names, shown, scales, scenes, colors)]
     return graph.Figure(traces, layout)
 
 
@@ -117,7 +121,7 @@ def _layout(
         "template": "plotly_white",
         "margin": {"l": 0, "r": 0, "b": 0, "t": 80},
         "coloraxis": {
-            "colorscale": colors,
+            "colorscale": _color_scale(levels, colors),
             "cmin": low,
             "cmax": high,
             "colorbar": {"title": {"text": label}, "len": 0.7, **_ticks(levels)},
@@ -140,13 +144,24 @@ def _layout(
     return layout
 
 
-def _menu(names: list[str], shown: list[str], scales: Mapping[str, Levels], scenes: list[str]) -> dict[str, Any]:
+def _color_scale(levels: Levels, colors: str) -> list[tuple[float, str]]:
+    """The colours between the ends of the levels, as in other pictures; plotly lacks some maps of matplotlib."""
+    steps = np.linspace(0, 1, COLORS)
+    shades = levels.colors(colors, bands=False)(steps)
+    return [(float(step), to_hex(shade)) for step, shade in zip(steps, shades, strict=True)]
+
+
+def _menu(
+    names: list[str], shown: list[str], scales: Mapping[str, Levels], scenes: list[str], colors: str
+) -> dict[str, Any]:
     """A menu with an entry per subset: its surfaces, and the heights and colours of its levels."""
     entries = []
     for name in names:
         low, high = _ends(scales[name])
         ticks = _ticks(scales[name])
         change: dict[str, Any] = {"coloraxis.cmin": low, "coloraxis.cmax": high}
+        if colors in DIVERGING:  # zero is elsewhere between the ends
+            change["coloraxis.colorscale"] = _color_scale(scales[name], colors)
         change |= {f"coloraxis.colorbar.{key}": value for key, value in ticks.items()}
         for scene in scenes:
             change[f"{scene}.zaxis.range"] = [low, high]

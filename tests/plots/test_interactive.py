@@ -7,9 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
+from matplotlib.colors import to_hex, to_rgb
 
 from sharpness.errors import UserError
-from sharpness.plots import interactive_surfaces, save_html, shared_levels
+from sharpness.plots import PlotOptions, interactive_surfaces, save_html, shared_levels
 
 
 @pytest.fixture
@@ -101,3 +103,23 @@ def test_plotly_accepts_every_entry_of_the_menu(figure):
         assert [trace.visible for trace in figure.data] == [n // 2 == number for n in range(4)]
         assert figure.layout.scene2.zaxis.range == (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax)
         assert figure.layout.scene.zaxis.ticktext == figure.layout.coloraxis.colorbar.ticktext
+
+
+def test_colours_are_those_of_the_palette(bowl):
+    with PlotOptions(palette="cividis").in_force():
+        scale = interactive_surfaces({"all": {"a": bowl}}).layout.coloraxis.colorscale
+    assert [scale[0], scale[-1]] == [(0.0, to_hex(colormaps["cividis"](0.0))), (1.0, to_hex(colormaps["cividis"](1.0)))]
+
+
+def test_zero_is_the_middle_of_a_diverging_map_in_every_subset(bowl):
+    subsets = {"all": {"a": bowl._replace(z=bowl.z - 0.5)}, "few": {"a": bowl._replace(z=9 * bowl.z - 1)}}
+    figure = interactive_surfaces(subsets, colors="RdBu_r")
+    first, few = figure.layout.coloraxis, figure.layout.updatemenus[0].buttons[1].args[1]
+    for low, high, scale in (
+        (first.cmin, first.cmax, first.colorscale),
+        (few["coloraxis.cmin"], few["coloraxis.cmax"], few["coloraxis.colorscale"]),
+    ):
+        assert low < 0 < high
+        at = -low / (high - low)
+        _, nearest = min(scale, key=lambda step: abs(step[0] - at))
+        assert min(to_rgb(nearest)) > 0.85 > min(min(to_rgb(scale[0][1])), min(to_rgb(scale[-1][1])))
