@@ -43,7 +43,7 @@ class PlaneOptions(TypedDict, total=False):
         scale: ``"clipped"``, ``"linear"`` or ``"log"``, up to the quantile ``clip``: see :func:`shared_levels`. Values
             beyond the last level have one colour, marked by an arrow at the bar.
         clip: quantile of the values for the last level.
-        levels: (n,) levels to use instead, or ``{row: (n,)}``.
+        levels: (n,) levels to use instead, or ``{row: (n,)}``, which must be equal if all rows share them.
         share: ``"row"``: every row has its own levels; ``"all"``: all rows have the same levels.
         points: whether to draw a dot at every evaluated point.
         colorbar: whether to draw a colour bar.
@@ -120,8 +120,9 @@ def plot_plane_grid(
     # The middle of diverging colours is zero, which levels that start at the lowest value would miss.
     if colors in DIVERGING and scale == "clipped" and levels is None:
         surfaces = {row: [panel.z for panel in panels.values()] for row, panels in table.items()}
-        shared = [z for zs in surfaces.values() for z in zs] if share == "all" else None
-        levels = {row: signed_levels(shared or zs, clip=1.0 if clip is None else clip) for row, zs in surfaces.items()}
+        if share == "all":
+            surfaces = dict.fromkeys(table, [z for zs in surfaces.values() for z in zs])
+        levels = {row: signed_levels(zs, clip=1.0 if clip is None else clip) for row, zs in surfaces.items()}
     scales = _scales(table, share, scale, clip, levels)
     # On a new figure, axes are labelled once for all panels; around given Axes there may be no room for that.
     own = axes is None
@@ -190,9 +191,16 @@ def _scales(
 ) -> dict[str, Levels]:
     """The levels of every row."""
     values = {row: [panel.z for panel in panels.values()] for row, panels in table.items()}
-    if share == "all" and not isinstance(levels, Mapping):
-        return dict.fromkeys(values, levels_of([z for zs in values.values() for z in zs], scale, clip, levels))
     given = levels if isinstance(levels, Mapping) else dict.fromkeys(values, levels)
+    if share == "all":
+        (first, edges), *others = given.items()
+        for row, other in others:
+            if not np.array_equal(edges, other):  # type: ignore[arg-type]
+                raise UserError(
+                    f"share='all': levels of {first!r} and {row!r} differ: give both the same, or share='row'"
+                )
+        # Over all values, because those beyond the ends have colours of their own.
+        return dict.fromkeys(values, levels_of([z for zs in values.values() for z in zs], scale, clip, edges))
     return {row: levels_of(zs, scale, clip, given[row]) for row, zs in values.items()}
 
 

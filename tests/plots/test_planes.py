@@ -249,3 +249,22 @@ def test_ticks_are_inside_and_few(low, high):
         ticks = inner_ticks(low, high, narrow)
         assert (ticks > low).all() and (ticks < high).all()
         assert 2 <= len(ticks) <= (2 if narrow else 6)
+
+
+@pytest.mark.parametrize("kind", ["filled", "heatmap"])
+@pytest.mark.parametrize("levels", [None, np.array([-1.0, -0.5, 0.5, 2.0])])
+def test_rows_that_share_levels_show_a_value_in_one_colour(levels, kind, bowl):
+    """Only one of the rows has values beyond the ends."""
+    rows = {"all": {"a": bowl}, "few": {"a": bowl._replace(z=5 * bowl.z - 3)}}
+    look = {"levels": None if levels is None else dict.fromkeys(rows, levels), "clip": 0.8, "colors": "RdBu_r"}
+    axes = plot_plane_grid(rows, share="all", kind=kind, **look)
+    found = [(ax.images + list(ax.collections))[0] for ax in axes]
+    values = np.linspace(-4, 4, 50)
+    np.testing.assert_array_equal(found[0].to_rgba(values), found[1].to_rgba(values))
+
+
+def test_other_levels_of_rows_that_share_them_are_refused(bowl):
+    rows = {"all": {"a": bowl}, "few": {"a": bowl}}
+    levels = {"all": np.array([0.0, 1.0]), "few": np.array([0.0, 2.0])}
+    with pytest.raises(UserError, match="share='all': levels of 'all' and 'few' differ"):
+        plot_plane_grid(rows, share="all", levels=levels)
