@@ -16,7 +16,7 @@ from sharpness.data import ImageSet, cifar
 from sharpness.errors import UserError
 from sharpness.methods import METHODS
 
-MODELS = ["cc-sam", "ce", "gcl", "ldam-drw", "mislas"]
+MODELS = ["cc-sam", "ce", "gcl", "ldam-drw", "m2m", "mislas"]
 
 
 def test_the_zoo_is_small_and_complete():
