@@ -60,7 +60,8 @@ def draw_motivation(results: Mapping[str, Any], tail_class: int) -> Figure:
         keys = {str(h.get_label()): h for h in [*above, *rises_key(rise, single=len(rise) < len(results))]}
         models = axes[1, 0].get_legend_handles_labels()[0]
         handles = [*models, *keys.values()]
-        figure.legend(handles=handles, loc="outside upper center", ncols=-(-len(handles) // 2))
+        rows = 2 if len(handles) < 9 else 3  # two rows of more entries would be wider than the page
+        figure.legend(handles=handles, loc="outside upper center", ncols=-(-len(handles) // rows))
         for ax, letter, title in zip(axes.flat, "abcdefgh", 2 * list(columns.values()), strict=False):
             ax.set_title(f"({letter}) {title}" if ax in axes[0] else f"({letter})", loc="left")
     return figure

@@ -116,7 +116,7 @@ def draw_planes(results: Mapping[int, Mapping[str, Any]], tail_class: int, kind:
     for subset, title in _rows(next(iter(single.values())), tail_class):
         shared = signed_levels([r.rises(subset) for of_seed in single.values() for r in of_seed.values()])
         for seed, of_seed in single.items():
-            name = title if len(single) == 1 else f"{title}, directions {seed}"
+            name = title if len(single) == 1 else f"{title},\ndirections {seed}"
             rows[name] = {label: Panel(r.x, r.y, r.rises(subset)) for label, r in of_seed.items()}
             levels[name] = shared
     return figure_of(plot_plane_grid(rows, kind=kind, levels=levels, **LOOKS["rise"], xlabel=xlabel, ylabel=ylabel))
