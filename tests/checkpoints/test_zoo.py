@@ -90,7 +90,9 @@ def test_a_model_of_the_zoo_is_inspected_like_any_other(capsys):
 
 @pytest.mark.parametrize("path", ["zoo:ldam", "zoo:../ce", "zoo:ce.safetensors"])
 def test_what_is_not_in_the_zoo_is_said(path):
-    with pytest.raises(UserError, match="unknown model of the zoo .*choose one of cc-sam, ce, gcl, ldam-drw, m2m, mislas"):
+    with pytest.raises(
+        UserError, match="unknown model of the zoo .*choose one of cc-sam, ce, gcl, ldam-drw, m2m, mislas"
+    ):
         load_checkpoint(path)
 
 
