@@ -161,6 +161,7 @@ class Values:
             require_answers(self)
         targets = self.y[: len(outputs)].to(self.device)
         values = first_losses(self.loss_function, outputs, targets)
+        self._require_independent()
         # Parameters that receive no gradient have rows of zeros in the Hessian; the graph shows which to leave out.
         self.names, self.parameters = parameters_in_scope(model, values.sum(), parameters, bool(hidden))
         # At the statistics that probes see: recalibrated ones belong to another network than the running ones.
@@ -168,7 +169,6 @@ class Values:
             self.temperature = chosen_temperature(self, logits, held_out, output=output, batch=description.batch)
         if self.temperature is not None:
             self.loss_function = AtTemperature(self.loss_function, self.temperature.value)
-        self._require_independent()
         if not isinstance(loss, str):
             require_through_outputs(self.loss_function, outputs, targets, self.names, self.parameters)
         self.loss_identity = settled(loss, self.loss_identity)

@@ -130,7 +130,8 @@ class RunFolder:
             if held != wanted:
                 difference = f"{shown(name)} is {shown(repr(held), 200)}, asked for {shown(repr(wanted), 200)}"
                 raise UserError(
-                    f"{self.path} holds a different run ({difference}): choose another output folder or delete it"
+                    f"{self.path} holds a different run ({difference}): choose another output folder or delete it "
+                    f"({plan.name} says which it holds)"
                 )
         for folder in (self.path, self.path / "snapshots"):
             remove_abandoned(folder)

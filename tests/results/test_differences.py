@@ -89,9 +89,9 @@ def test_what_cannot_be_compared_is_refused_with_the_field(tmp_path, capsys):
 
 
 def test_settings_that_are_tiny_differ_too(tmp_path):
-    old, new = (table(damping=d).save(tmp_path / f"{d}.nc") for d in (1e-9, 2e-9))
+    old, new = (table(tol=d).save(tmp_path / f"{d}.nc") for d in (1e-9, 2e-9))
     (row,) = differences(old, new).settings.itertuples(index=False)
-    assert tuple(row) == ("Measure", "CE", "", "damping", "1e-09", "2e-09")
+    assert tuple(row) == ("Measure", "CE", "", "tol", "1e-09", "2e-09")
 
 
 def test_layers_of_other_names_are_not_subtracted(tmp_path):
